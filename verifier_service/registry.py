@@ -1,0 +1,53 @@
+"""Every task kind by name: the built-in table, and what third parties add by the entry point group below."""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from pydantic import JsonValue
+
+from verifier_service.errors import TaskRefused
+from verifier_service.schemas import Task
+from verifier_service.verifier import AnyVerifier
+
+ENTRY_POINT_GROUP = "verifier_service.verifiers"
+
+BUILT_IN: Mapping[str, str] = {
+    "math": "verifier_service.verifiers.math:MathVerifier",
+    "code": "verifier_service.verifiers.code:CodeVerifier",
+    "stem": "verifier_service.verifiers.stem:StemVerifier",
+    "logic": "verifier_service.verifiers.logic:LogicVerifier",
+    "instruction": "verifier_service.verifiers.instruction:InstructionVerifier",
+}
+
+
+def kinds() -> tuple[str, ...]:
+    return (*BUILT_IN, *sorted(_plugged_in()))
+
+
+@cache
+def verifier_for(kind: str) -> AnyVerifier:
+    """The verifier of a kind, made once a process. Raises `TaskRefused` for a kind nobody registered."""
+    target = BUILT_IN.get(kind) or _plugged_in().get(kind)
+    if target is None:
+        raise TaskRefused("kind", f"unknown task kind {kind!r}; known are {', '.join(kinds())}")
+    module, _, name = target.partition(":")
+    verifier: AnyVerifier = getattr(import_module(module), name)()
+    return verifier
+
+
+def parse_task(raw: Mapping[str, JsonValue]) -> tuple[AnyVerifier, Task]:
+    """A raw task and its verifier. Raises `TaskRefused`, or pydantic's `ValidationError` for fields that do not fit."""
+    kind = raw.get("kind")
+    if not isinstance(kind, str):
+        raise TaskRefused("kind", "a task needs a `kind`")
+    verifier = verifier_for(kind)
+    task: Task = verifier.task_model.model_validate(raw)
+    verifier.admit(task)
+    return verifier, task
+
+
+@cache
+def _plugged_in() -> Mapping[str, str]:
+    return {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP) if point.name not in BUILT_IN}

@@ -1,0 +1,1 @@
+"""One file a task kind; `registry.py` names them."""
