@@ -1,0 +1,35 @@
+# Every target sets itself up in a local virtual environment and can be run again without harm.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV ?= .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help setup demo test soak lint bench clean
+
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(STAMP) ## the virtual environment with everything the demo and the tests need
+$(STAMP): pyproject.toml scripts/setup.sh
+	scripts/setup.sh $(VENV) '.[trainer,test,docker,tracing]'
+	@touch $@
+
+demo: $(STAMP) ## score a batch of every kind over REST, then train on those rewards (CPU, minutes)
+	$(PY) examples/demo.py
+
+lint: $(STAMP) ## ruff and mypy
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+
+test: lint ## all tests, at sizes that end within 15 minutes on 2 cores
+	$(PY) -m pytest -q -m 'not soak' tests
+
+soak: lint ## the same tests at full size
+	$(PY) -m pytest -q --timeout 7200 tests
+
+bench: $(STAMP) ## every benchmark whose numbers README quotes
+	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script; done
+
+clean: ## remove the virtual environment and what runs left behind
+	rm -rf $(VENV) runs build .mypy_cache .ruff_cache .hypothesis
