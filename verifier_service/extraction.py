@@ -1,4 +1,14 @@
-"""The only place where an answer is taken out of a completion. Pure, linear time, never raises."""
+"""The only place where an answer is taken out of a completion. Pure, linear time, never raises.
+
+    after_thinking -> last_boxed | answer_tag | code_block | stated_answer
+
+Every scan walks the text once, with `str.find` or with patterns that cannot backtrack across it, so that a megabyte of
+nested braces, unclosed tags or fences costs milliseconds.
+"""
+
+import re
+from collections import deque
+from typing import NamedTuple
 
 from verifier_service.schemas import Thinking
 
@@ -13,3 +23,173 @@ def after_thinking(completion: str, thinking: Thinking) -> str | None:
     if found:
         return tail
     return None if thinking == "require" else completion
+
+
+class Box(NamedTuple):
+    """A complete `\\boxed{...}`: `text[start:end]` is all of it, `content` what it holds."""
+
+    start: int
+    end: int
+    content: str
+
+
+# Box openers and braces; `\\`, `\{` and `\}` are one token each that neither opens nor closes.
+_BRACES = re.compile(
+    r"\\(?:boxed|fbox)(?![a-zA-Z])(?:\s{0,4}(?P<open>\{)|(?P<bare>\s{1,4}[^\s${}\\]{1,64}))?|\\[\\{}]|[{}]"
+)
+
+
+def boxes(text: str) -> list[Box]:
+    """All complete outermost boxes, in order; `\\boxed 7` without braces holds the next word.
+
+    A brace that stays open inside a box leaves that box open, and an open box is no answer.
+    """
+    opened: list[tuple[int, int] | None] = []  # one an open brace: (start, content start) of a box, else None
+    closed: list[tuple[int, int, int, int]] = []  # start, end, content start, content end
+    for match in _BRACES.finditer(text):
+        token = match.group()
+        if match["open"]:
+            opened.append((match.start(), match.end()))
+        elif match["bare"]:
+            closed.append((match.start(), match.end(), match.start("bare"), match.end()))
+        elif token == "{":
+            opened.append(None)
+        elif token == "}" and opened:
+            box = opened.pop()
+            if box is not None:
+                while closed and closed[-1][0] > box[0]:
+                    closed.pop()  # it lies inside this one
+                closed.append((box[0], match.end(), box[1], match.start()))
+    return [Box(start, end, text[first:last].strip()) for start, end, first, last in closed]
+
+
+def last_boxed(text: str) -> str | None:
+    """The content of the last complete `\\boxed{}`, None where there is none."""
+    found = boxes(text)
+    return found[-1].content if found else None
+
+
+def answer_tag(text: str, tag: str = "answer") -> str | None:
+    """What the last `<answer>...</answer>` pair holds, exactly as Reasoning Gym's `extract_answer` pairs the tags."""
+    start_tag, end_tag = f"<{tag}>", f"</{tag}>"
+    content: str | None = None
+    position = 0
+    while (start := text.find(start_tag, position)) >= 0:
+        start += len(start_tag)
+        end = text.find(end_tag, start)
+        if end < 0:
+            break
+        content = text[start:end]
+        position = end + len(end_tag)
+    return None if content is None else content.strip()
+
+
+class CodeBlock(NamedTuple):
+    """A complete fenced block: `tag` is the first word behind the opening fence, lower case, maybe empty."""
+
+    tag: str
+    source: str
+
+
+# An opening fence may follow prose on its line; a closing one stands alone on its own (a chat template's end token
+# may follow it).
+_OPENING = re.compile(r"(?P<fence>`{3,}|~{3,})[ \t]*(?P<tag>[\w+#.-]{0,32})[^`\n]{0,100}$")
+_FENCE_LINE = re.compile(r" {0,3}(?P<fence>`{3,}|~{3,})[ \t]*(?P<rest>.*)$")
+
+
+def code_blocks(text: str) -> list[CodeBlock]:
+    """All complete fenced blocks, in order. A block whose fence is still open at the end of the text is none.
+
+    Fences as in CommonMark (closed by at least as many of the same character, alone on a line indented by less than
+    four); beyond it, a fence with a language tag in column 0 starts a new block even where one is still open, because
+    that is how a model starts over.
+    """
+    found: list[CodeBlock] = []
+    fence, tag, indent = "", "", 0
+    body: list[str] = []
+    for line in text.split("\n"):
+        if not fence:
+            opening = _last_fence(line)
+            if opening:
+                fence, tag, body = opening["fence"], opening["tag"].lower(), []
+                indent = opening.start() if line[: opening.start()].isspace() else 0
+            continue
+        dedented = line[min(indent, len(line) - len(line.lstrip(" "))) :]
+        mark = _FENCE_LINE.match(dedented)
+        if mark is None or mark["fence"][0] != fence[0] or len(mark["fence"]) < len(fence):
+            body.append(dedented)
+        elif not mark["rest"].strip() or mark["rest"].startswith("<|"):
+            found.append(CodeBlock(tag, "\n".join(body)))
+            fence = ""
+        elif dedented[0] == fence[0] and re.fullmatch(r"[A-Za-z][\w+#]{0,15}\s*", mark["rest"]):
+            fence, tag, body = mark["fence"], mark["rest"].strip().lower(), []
+        else:
+            body.append(dedented)
+    return found
+
+
+def _last_fence(line: str) -> re.Match[str] | None:
+    start = max(line.rfind("```"), line.rfind("~~~"))
+    if start < 0:
+        return None
+    while start > 0 and line[start - 1] == line[start]:
+        start -= 1
+    return _OPENING.match(line, start)
+
+
+LANGUAGE_TAGS: dict[str, frozenset[str]] = {
+    "python": frozenset({"python", "py", "python3", "py3", "pypy", "pypy3"}),
+    "c": frozenset({"c", "c99", "c11", "c17"}),
+    "cpp": frozenset({"cpp", "c++", "cc", "cxx", "c++11", "c++14", "c++17", "c++20", "c++23", "cpp17", "cpp20"}),
+    "java": frozenset({"java"}),
+    "javascript": frozenset({"javascript", "js", "node", "nodejs"}),
+    "typescript": frozenset({"typescript", "ts"}),
+    "go": frozenset({"go", "golang"}),
+    "rust": frozenset({"rust", "rs"}),
+    "bash": frozenset({"bash", "sh", "shell", "zsh", "console"}),
+    "ruby": frozenset({"ruby", "rb"}),
+    "sql": frozenset({"sql"}),
+    "output": frozenset(
+        {"text", "txt", "plaintext", "output", "json", "yaml", "csv", "html", "xml", "markdown", "md", "latex"}
+    ),
+}
+"""Fence tags by language; `output` gathers what is surely no program."""
+
+_LANGUAGE_OF = {tag: language for language, tags in LANGUAGE_TAGS.items() for tag in tags}
+
+
+def code_block(text: str, language: str) -> str | None:
+    """The last complete block tagged with `language`; where there is none, the last without a telling tag."""
+    untagged: str | None = None
+    for tag, source in reversed(code_blocks(text)):
+        named = _LANGUAGE_OF.get(tag)
+        if named == language or tag == language:
+            return source
+        if named is None and untagged is None:
+            untagged = source
+    return untagged
+
+
+# "the answer is", "Final answer:", and the same in the languages of the known data sets.
+_STATED = re.compile(
+    r"(?:\banswer\b[*_ ]{0,4}(?:(?:\bis\b|:|=|：)[*_ ]{0,4}){1,2}|答案(?:是|为|為|应为|：|:)+"
+    r"|\b(?:r[ée]ponse|respuesta|antwort|risposta|resposta)\b[*_ ]{0,4}(?:est|es|ist|è|é|:)+)",
+    re.IGNORECASE,
+)
+# A sentence ends at a full stop that is not inside a number, or at the end of the line.
+_SENTENCE_END = re.compile(r"\n|[。！]|[.!](?=\s|$)")
+
+
+def stated_answer(text: str) -> str | None:
+    """What follows the last "the answer is" (or "Answer:"), up to the end of its sentence."""
+    stated = deque(_STATED.finditer(text), maxlen=1)
+    if not stated:
+        return None
+    last = stated[0]
+    tail = text[last.end() : last.end() + MAX_STATED_CHARS].lstrip()
+    end = _SENTENCE_END.search(tail)
+    return (tail[: end.start()] if end else tail).strip(" \t*_`") or None
+
+
+MAX_STATED_CHARS = 2000
+"""A stated answer is a phrase; what is longer is cut."""
