@@ -6,7 +6,7 @@ exactly those of the whole batch.
 """
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -127,8 +127,9 @@ def mismatch_weights(log_ratio: Tensor, sequence_ids: Tensor, config: LossConfig
 
 def loss_tokens(inputs: LossInputs) -> LossInputs:
     """Without the masked tokens: they may be infinite, and a factor 0 would make NaN of them."""
-    columns: dict[str, Any] = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
-    return replace(inputs, **{name: t if t is None else t[inputs.loss_mask] for name, t in columns.items()})
+    columns = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
+    kept: dict[str, Any] = {name: t if t is None else t[inputs.loss_mask] for name, t in columns.items()}
+    return LossInputs(**kept)
 
 
 def policy_loss(inputs: LossInputs, counts: GlobalCounts, config: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
