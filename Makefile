@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test soak lint bench clean
+.PHONY: help setup demo test soak lint bench images compose-test clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,12 @@ soak: lint ## the same tests at full size
 
 bench: $(STAMP) ## every benchmark whose numbers README quotes
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script; done
+
+images: ## the two container images
+	docker compose --profile default build
+
+compose-test: $(STAMP) ## the compose deployment, built, started, broken and judged (starts a Docker engine where none runs)
+	docker/engine.sh run $(PY) -m pytest -q -rs tests/deploy/test_compose.py
 
 clean: ## remove the virtual environment and what runs left behind
 	rm -rf $(VENV) runs build .mypy_cache .ruff_cache .hypothesis
