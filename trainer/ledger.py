@@ -1,7 +1,7 @@
 """The ledger: what happened to a run, append-only.
 
 An event is on disk before `append` returns, so that what follows it (the checkpoint of a reset) cannot exist without
-its line. The reverse can: a run killed between the two does the reset again, and writes its line again, after a `resume`.
+its line. The reverse can: a run killed between the two resets again, and writes the line again, after a `resume`.
 """
 
 import os
