@@ -150,7 +150,7 @@ def policy_loss(inputs: LossInputs, counts: GlobalCounts, config: LossConfig) ->
     with torch.no_grad():
         per_token_metrics = token_metrics(inputs, old, ratio, correction, config)
     num_loss_tokens = max(counts.num_loss_tokens, 1)
-    metrics = {name: value.float().sum() / num_loss_tokens for name, value in per_token_metrics.items()}
+    metrics = {name: value.to(policy.dtype).sum() / num_loss_tokens for name, value in per_token_metrics.items()}
     return loss, metrics | {"loss": loss.detach()}
 
 
