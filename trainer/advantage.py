@@ -69,7 +69,7 @@ def batch_normalized(groups: Sequence[Rewards], num_tokens: Sequence[Sequence[in
         (deviation, tokens)
         for row, lengths in zip(deviations, num_tokens, strict=True)
         for deviation, tokens in zip(row, lengths, strict=True)
-        if deviation is not None and tokens > 0
+        if deviation is not None
     ]
     total = sum(tokens for _, tokens in weighted)
     if total == 0:

@@ -184,21 +184,21 @@ def test_metrics_by_hand() -> None:
         return torch.tensor(values, dtype=torch.float64)
 
     inputs = LossInputs(
-        policy_logprobs=row(math.log(0.6), math.log(0.1), math.log(0.6), -99.0),
-        old_logprobs=row(math.log(0.4), math.log(0.2), math.log(0.4), -1.0),
-        rollout_logprobs=row(math.log(0.4), math.log(0.4), math.log(0.4), -50.0),
-        ref_logprobs=row(math.log(0.6), math.log(0.2), math.log(0.6), 0.0),
-        entropy=row(0.1, 0.2, 0.6, 99.0),
-        advantages=row(1.0, -1.0, -1.0, 1.0),
-        loss_mask=torch.tensor([True, True, True, False]),
-        sequence_ids=torch.tensor([0, 1, 2, 3]),
+        policy_logprobs=row(math.log(0.6), math.log(0.1), math.log(0.6), math.log(0.1), -99.0),
+        old_logprobs=row(math.log(0.4), math.log(0.2), math.log(0.4), math.log(0.2), -1.0),
+        rollout_logprobs=row(math.log(0.4), math.log(0.4), math.log(0.4), math.log(0.2), -50.0),
+        ref_logprobs=row(math.log(0.6), math.log(0.2), math.log(0.6), math.log(0.1), 0.0),
+        entropy=row(0.1, 0.2, 0.6, 0.3, 99.0),
+        advantages=row(1.0, -1.0, -1.0, 0.0, 1.0),
+        loss_mask=torch.tensor([True, True, True, True, False]),
+        sequence_ids=torch.tensor([0, 1, 2, 3, 4]),
     )
-    _, metrics = policy_loss(inputs, GlobalCounts(3, 3), LossConfig())
+    _, metrics = policy_loss(inputs, GlobalCounts(4, 4), LossConfig())
     assert float(metrics["entropy"]) == pytest.approx(0.3)
-    assert float(metrics["clip_high_frac"]) == pytest.approx(1 / 3)  # ratio 1.5, advantage 1
-    assert float(metrics["clip_low_frac"]) == pytest.approx(1 / 3)  # ratio 0.5, advantage -1; ratio 1.5 is not clipped
-    assert float(metrics["kl_ref"]) == pytest.approx((2 - math.log(2) - 1) / 3)
-    assert float(metrics["logprob_mismatch_kl"]) == pytest.approx((0.5 - math.log(0.5) - 1) / 3)
+    assert float(metrics["clip_high_frac"]) == pytest.approx(1 / 4)  # ratio 1.5, advantage 1
+    assert float(metrics["clip_low_frac"]) == pytest.approx(1 / 4)  # ratio 0.5, advantage -1; not with 0
+    assert float(metrics["kl_ref"]) == pytest.approx((2 - math.log(2) - 1) / 4)
+    assert float(metrics["logprob_mismatch_kl"]) == pytest.approx((0.5 - math.log(0.5) - 1) / 4)
 
 
 def test_masked_tokens_may_be_infinite() -> None:
