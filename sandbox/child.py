@@ -1,0 +1,180 @@
+"""What happens in the forked child, between fork and exit: isolate, then run the program as `__main__`.
+
+This is the last trusted code before the program; everything the program could spoil here is its own process only.
+"""
+
+import atexit
+import os
+import resource
+import signal
+import sys
+import threading
+import traceback
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sandbox import kernel, landlock, seccomp
+
+_MAX_OPEN_FILES = 128
+_STACK_BYTES = 128 << 20
+_CPU_GRACE_S = 2
+_MANY_TASKS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Jail:
+    """What the warm process prepared for its children."""
+
+    uid: int | None
+    """The slot's own uid and gid; None: the uid stays."""
+    ruleset: int | None
+    """Landlock rule-set descriptor."""
+    base_address_space: int
+    """Bytes of address space that the warm interpreter has itself; the program's memory limit comes on top."""
+    parent_pid: int
+    shares_uid: bool
+    """Other processes of the machine count against this uid's RLIMIT_NPROC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One child: numbers of its limits and which trusted function drives it. Sent as JSON."""
+
+    driver: str
+    cpu_s: float
+    """0: held by the supervisor alone (a process that lives over many calls)."""
+    memory_bytes: int
+    file_bytes: int
+    disk_bytes: int
+    num_extra: int
+    """Descriptors 3, 4, ... that the driver finds."""
+    num_tasks: int
+    """Threads (and processes) at once."""
+
+
+def place_descriptors(received: list[int], num_extra: int) -> int:
+    """Put stdin, stdout, stderr on 0-2 and the extra ones on 3...; returns the job's descriptor count kept open."""
+    for target, descriptor in enumerate(received[:3]):
+        os.dup2(descriptor, target)
+    for offset, descriptor in enumerate(received[3:]):
+        os.dup2(descriptor, 3 + offset)
+    return 3 + num_extra
+
+
+def set_limits(job: Job, jail: Jail) -> None:
+    if job.cpu_s:
+        whole = int(job.cpu_s) + _CPU_GRACE_S
+        resource.setrlimit(resource.RLIMIT_CPU, (whole, whole + 1))
+    address_space = jail.base_address_space + job.memory_bytes
+    _limit(resource.RLIMIT_AS, address_space)
+    _limit(resource.RLIMIT_STACK, min(_STACK_BYTES, job.memory_bytes))
+    _limit(resource.RLIMIT_FSIZE, job.file_bytes)
+    _limit(resource.RLIMIT_NOFILE, _MAX_OPEN_FILES)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_MEMLOCK, 0)
+    _limit(resource.RLIMIT_MSGQUEUE, 0)
+    _limit(resource.RLIMIT_NPROC, max(job.num_tasks, _MANY_TASKS) if jail.shares_uid else job.num_tasks)
+
+
+def _limit(what: int, value: int) -> None:
+    hard = resource.getrlimit(what)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(what, (value, value))
+
+
+def isolate(job: Job, jail: Jail, received: list[int]) -> None:
+    """Everything but the system-call filter. Raises OSError where the kernel refuses: then nothing may run."""
+    os.setsid()
+    num_open = place_descriptors(received, job.num_extra)
+    set_limits(job, jail)
+    if jail.uid is not None:
+        os.setgroups([])
+        os.setresgid(jail.uid, jail.uid, jail.uid)
+        os.setresuid(jail.uid, jail.uid, jail.uid)
+    kernel.drop_capabilities()
+    kernel.set_no_new_privileges()
+    kernel.die_with_parent()
+    if os.getppid() != jail.parent_pid:
+        os._exit(1)
+    if jail.ruleset is not None:
+        landlock.enforce(jail.ruleset)
+    os.closerange(num_open, resource.getrlimit(resource.RLIMIT_NOFILE)[1] + 1024)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+
+
+def install_filter() -> None:
+    kernel.install_filter(seccomp.build(os.getpid()))
+
+
+def fresh_standard_streams() -> None:
+    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+    sys.stderr = open(  # noqa: SIM115
+        2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
+    )
+
+
+def read_all(descriptor: int) -> bytes:
+    parts = []
+    while part := os.read(descriptor, 1 << 20):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def run_program() -> None:
+    """The plain driver: descriptor 3 holds the program; run it as `python3 program.py` would."""
+    source = read_all(3)
+    os.close(3)
+    run_source(source)
+
+
+def run_source(source: bytes) -> dict[str, object]:
+    """Compile and run `source` as `__main__`; returns its namespace. Whatever it raises goes up."""
+    main = types.ModuleType("__main__")
+    sys.modules["__main__"] = main
+    namespace = main.__dict__
+    namespace["__builtins__"] = __builtins__
+    exec(compile(source, "<program>", "exec", dont_inherit=True), namespace)  # noqa: S102
+    return namespace
+
+
+def finish(driver: Callable[[], None]) -> int:
+    """Run `driver` and end as Python does: print what it raised, join threads, run atexit, flush; the exit code."""
+    code = 0
+    try:
+        driver()
+    except SystemExit as stop:
+        code = _exit_code(stop)
+    except BaseException as error:
+        code = 1
+        _report(error)
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        return code or 120  # what Python itself answers when stdout cannot be flushed
+    return code
+
+
+def _exit_code(stop: SystemExit) -> int:
+    if stop.code is None:
+        return 0
+    if isinstance(stop.code, int):
+        return stop.code & 0xFF
+    print(stop.code, file=sys.stderr)
+    return 1
+
+
+def _report(error: BaseException) -> None:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    if isinstance(error, MemoryError):
+        error.__traceback__ = trace = None  # gives back what the frames hold, or printing fails too
+    try:
+        traceback.print_exception(type(error), error, trace)
+    except BaseException:
+        os.write(2, type(error).__name__.encode("ascii", "replace") + b"\n")

@@ -1,0 +1,185 @@
+"""Trusted code over untrusted text, in a warm process that can reach nothing.
+
+    equivalent = open_isolated("verifier_service.verifiers.math_grader:equivalent")
+    equivalent.call({"gold": "1/2", "answer": "0.5"}, limits=Limits(cpu_time_s=2)).value   # what it returned, as JSON
+    equivalent.close()
+
+The function takes one JSON value and returns one. Its module, and all packages that are installed, are imported once;
+calls are answered by an isolated child: one for many calls, or, with `fork_per_call`, a new one for each (where the
+function may `eval` what it is given, so that one answer cannot poison the next).
+"""
+
+import contextlib
+import json
+import os
+import signal
+import threading
+from typing import Any
+
+from sandbox.errors import RunnerLost
+from sandbox.isolated import CallResult
+from sandbox.pool import open_warm_process
+from sandbox.profiles import STANDARD_LIBRARY, Profile
+from sandbox.types import Limits, Status
+from sandbox.warm import Launch, WarmProcess
+
+_DRIVER = "sandbox.served:serve"
+_CALLS_PER_CHILD = 1000
+_DEATHS = {signal.SIGSYS: Status.FORBIDDEN, signal.SIGKILL: Status.MEMORY_LIMIT, signal.SIGXCPU: Status.CPU_TIME_LIMIT}
+
+
+class _Child:
+    """One isolated child that answers calls, one at a time."""
+
+    def __init__(self, process: WarmProcess, target: str, limits: Limits) -> None:
+        self.memory_bytes = limits.memory_bytes
+        self.calls_left = _CALLS_PER_CHILD
+        calls_read, self._calls = os.pipe()
+        self._replies, replies_write = os.pipe()
+        launch = Launch(_DRIVER, pass_fds=(calls_read, replies_write), limits=limits, held_by_kernel=False)
+        try:
+            self._running = process.launch(launch)
+        except RunnerLost:
+            self._close_pipes()
+            raise
+        finally:
+            os.close(calls_read)
+            os.close(replies_write)
+        self._send(target)
+
+    def _send(self, value: Any) -> None:
+        frame = json.dumps(value).encode()
+        view = memoryview(len(frame).to_bytes(4, "big") + frame)
+        with contextlib.suppress(BrokenPipeError):  # it has died: the reply will say so
+            while view:
+                view = view[os.write(self._calls, view) :]
+
+    def call(self, payload: Any, limits: Limits) -> CallResult:
+        """Raises `RunnerLost` where the warm process died."""
+        self.calls_left -= 1
+        self._running.start_allowance(limits)
+        self._send({"payload": payload})
+        frame = self._read_frame(limits)
+        spent_s = self._running.spent_s()
+        if isinstance(frame, Status):
+            return CallResult(frame, cpu_time_s=limits.cpu_time_s)
+        if frame is None:
+            return self._obituary()
+        reply = json.loads(frame)
+        if reply["peak_bytes"] > limits.memory_bytes:
+            self.calls_left = 0
+        if "value" in reply:
+            return CallResult(Status.OK, reply["value"], spent_s)
+        status = Status.MEMORY_LIMIT if reply["error"] == "MemoryError" else Status.NONZERO_EXIT
+        return CallResult(status, cpu_time_s=spent_s, detail=reply["error"])
+
+    def _read_frame(self, limits: Limits) -> bytes | Status | None:
+        """The reply; the limit that was hit; or None where the child died."""
+        received = bytearray()
+        while True:
+            if (status := self._running.until_readable(self._replies)) is not None:
+                return status
+            part = os.read(self._replies, 1 << 20)
+            received += part
+            size = int.from_bytes(received[:4], "big")
+            if not part:
+                return None
+            if len(received) - 4 > limits.output_bytes:
+                return Status.OUTPUT_LIMIT
+            if len(received) >= 4 and len(received) - 4 >= size:
+                return bytes(received[4 : 4 + size])
+
+    def _obituary(self) -> CallResult:
+        self.calls_left = 0
+        ended = self._running.wait()
+        number = ended.wait_status & 0x7F
+        status = _DEATHS.get(signal.Signals(number), Status.SIGNALLED) if number else Status.NONZERO_EXIT
+        return CallResult(status, cpu_time_s=ended.cpu_time_s, detail=ended.stderr[-500:].decode(errors="replace"))
+
+    def close(self) -> None:
+        self._close_pipes()
+        self._running.close()
+
+    def _close_pipes(self) -> None:
+        os.close(self._calls)
+        os.close(self._replies)
+
+
+class IsolatedProcess:
+    """The `IsolatedFunction` of this package. Safe between threads: calls wait for one another."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        preload: tuple[str, ...] = (),
+        limits: Limits | None = None,
+        fork_per_call: bool = False,
+    ) -> None:
+        """`preload`: further modules to import once, passed over where missing. `limits`: of one call, where the call
+        names none. Nothing is started before the first call."""
+        self._target = target
+        self._profile = Profile(preload=(*STANDARD_LIBRARY, *preload), required=(target,), drivers=(_DRIVER,))
+        self._limits = limits or Limits()
+        self._fork_per_call = fork_per_call
+        self._process: WarmProcess | None = None
+        self._child: _Child | None = None
+        self._lock = threading.Lock()
+
+    def call(self, payload: Any, *, limits: Limits | None = None) -> CallResult:
+        """See `isolated.IsolatedFunction`. CPU seconds count from the dispatch of this call.
+        Raises `CannotIsolate`, and `RunnerLost` where the module of the target does not import."""
+        limits = limits or self._limits
+        with self._lock:
+            for _ in range(2):
+                try:
+                    return self._attempt(payload, limits)
+                except RunnerLost:
+                    self._discard()
+            self._warm_child(limits)  # the canary: where even an idle child cannot be had, RunnerLost goes up
+            return CallResult(Status.FORBIDDEN, detail="the call ends its warm process")
+
+    def _attempt(self, payload: Any, limits: Limits) -> CallResult:
+        child = self._warm_child(limits)
+        try:
+            result = child.call(payload, limits)
+        except BaseException:
+            self._drop_child()
+            raise
+        alive = result.status in (Status.OK, Status.NONZERO_EXIT)
+        if self._fork_per_call or not alive or child.calls_left <= 0:
+            self._drop_child()
+        return result
+
+    def _warm_child(self, limits: Limits) -> _Child:
+        if self._child is not None and self._child.memory_bytes != limits.memory_bytes:
+            self._drop_child()
+        if self._process is None:
+            self._process = open_warm_process(self._profile)
+        if self._child is None:
+            self._child = _Child(self._process, self._target, limits)
+        return self._child
+
+    def _drop_child(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.close()
+
+    def _discard(self) -> None:
+        """The warm process is gone, or not to be trusted to be there."""
+        with contextlib.suppress(RunnerLost):
+            self._drop_child()
+        process, self._process = self._process, None
+        if process is not None:
+            process.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._discard()
+
+
+def open_isolated(
+    target: str, *, preload: tuple[str, ...] = (), limits: Limits | None = None, fork_per_call: bool = False
+) -> IsolatedProcess:
+    """A warm, isolated process around the trusted function `package.module:name`."""
+    return IsolatedProcess(target, preload=preload, limits=limits, fork_per_call=fork_per_call)

@@ -1,0 +1,108 @@
+"""The system calls that Python has no name for, by ctypes. Every function raises OSError.
+
+Only what the warm process needs to isolate itself and its children; numbers for x86_64 and aarch64.
+"""
+
+import ctypes
+import os
+import platform
+
+MACHINE = platform.machine()
+
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x4000000, 0x8000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
+MNT_DETACH = 2
+
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 1, 4, 22
+_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
+_SECCOMP_MODE_FILTER = 2
+_AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
+_SIGKILL = 9
+_CAPABILITY_VERSION_3 = 0x20080522
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_NUMBERS = {
+    "x86_64": {"pivot_root": 155, "capset": 126, "mount_setattr": 442},
+    "aarch64": {"pivot_root": 41, "capset": 91, "mount_setattr": 442},
+}
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def syscall(name: str, number: int, *arguments: object) -> int:
+    words = [ctypes.c_long(word) if isinstance(word, int) else word for word in arguments]
+    return _check(_libc.syscall(ctypes.c_long(number), *words), name)
+
+
+def _prctl(name: str, option: int, argument: object) -> None:
+    word = ctypes.c_ulong(argument) if isinstance(argument, int) else argument
+    _check(_libc.prctl(option, word, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)), name)
+
+
+def set_no_new_privileges() -> None:
+    _prctl("prctl(NO_NEW_PRIVS)", _PR_SET_NO_NEW_PRIVS, 1)
+
+
+def die_with_parent() -> None:
+    """SIGKILL when the parent thread ends. Cleared by a change of uid, so set it after one."""
+    _prctl("prctl(PDEATHSIG)", _PR_SET_PDEATHSIG, _SIGKILL)
+
+
+def become_subreaper() -> None:
+    _prctl("prctl(CHILD_SUBREAPER)", _PR_SET_CHILD_SUBREAPER, 1)
+
+
+def hide_from_same_uid() -> None:
+    """No other process of this uid may read this one's memory, environment or descriptors through /proc."""
+    _prctl("prctl(DUMPABLE)", _PR_SET_DUMPABLE, 0)
+
+
+def unshare(flags: int) -> None:
+    _check(_libc.unshare(flags), "unshare")
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+    words = [None if word is None else os.fsencode(word) for word in (source, target, kind, data)]
+    _check(_libc.mount(words[0], words[1], words[2], ctypes.c_ulong(flags), words[3]), f"mount {target}")
+
+
+def umount(target: str) -> None:
+    _check(_libc.umount2(os.fsencode(target), MNT_DETACH), f"umount {target}")
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    number = _NUMBERS[MACHINE]["pivot_root"]
+    syscall("pivot_root", number, ctypes.c_char_p(os.fsencode(new_root)), ctypes.c_char_p(os.fsencode(put_old)))
+
+
+def set_mount_attributes(target: str, attributes: int) -> None:
+    """Set `attributes` (MOUNT_ATTR_*, the same bits as the MS_ ones above) on `target` and all below it."""
+    record = (ctypes.c_uint64 * 4)(attributes, 0, 0, 0)
+    path = ctypes.c_char_p(os.fsencode(target))
+    number = _NUMBERS[MACHINE]["mount_setattr"]
+    syscall("mount_setattr", number, _AT_FDCWD, path, _AT_RECURSIVE, ctypes.byref(record), ctypes.sizeof(record))
+
+
+def drop_capabilities() -> None:
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    nothing = (ctypes.c_uint32 * 6)()
+    syscall("capset", _NUMBERS[MACHINE]["capset"], ctypes.byref(header), ctypes.byref(nothing))
+
+
+class _FilterProgram(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def install_filter(program: bytes) -> None:
+    """Install a seccomp filter, an array of `struct sock_filter` (8 bytes each). Needs no-new-privileges."""
+    record = _FilterProgram(len(program) // 8, program)
+    mode = ctypes.c_ulong(_SECCOMP_MODE_FILTER)
+    _check(_libc.prctl(_PR_SET_SECCOMP, mode, ctypes.byref(record), ctypes.c_ulong(0), ctypes.c_ulong(0)), "seccomp")

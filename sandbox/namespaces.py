@@ -1,0 +1,97 @@
+"""A world of its own for a warm process: empty network, own pids, and a root that holds only what it may read.
+
+Paths keep their names inside, with parents made anew, so that a Python or a virtual environment below a directory which
+other users cannot enter (a home of mode 0700) still works after the change of uid.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from sandbox import kernel
+
+WORK_DIR = "/box"
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+_SYSTEM_LINKS = ("/lib", "/lib64", "/lib32", "/bin", "/sbin")
+_OLD = "/.old"
+_NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
+_READ_ONLY = kernel.MS_RDONLY | kernel.MS_NOSUID
+
+
+def enter(*, user_namespace: bool) -> None:
+    """Leave the host's namespaces; the next fork is pid 1 of the new one. Raises OSError where that is not allowed."""
+    uid, gid = os.getuid(), os.getgid()
+    kernel.unshare(_NAMESPACES | (kernel.CLONE_NEWUSER if user_namespace else 0))
+    if user_namespace:
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+    kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+
+
+def build_root(readable: Iterable[str]) -> None:
+    """Make a small read-only root of `readable` (files and folders, at their own paths) and step into it."""
+    kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=755,size=1m")
+    os.mkdir("/tmp" + _OLD)
+    kernel.pivot_root("/tmp", "/tmp" + _OLD)
+    os.chdir("/")
+    bound: list[str] = []
+    for path in sorted(readable):
+        if not any(path == parent or path.startswith(parent + "/") for parent in bound) and _bind(
+            path, _READ_ONLY | kernel.MS_NODEV
+        ):
+            bound.append(path)
+    for name in _DEVICES:
+        _bind(f"/dev/{name}", kernel.MS_NOSUID | kernel.MS_NOEXEC)
+    for link in _SYSTEM_LINKS:
+        if os.path.islink(_OLD + link) and not os.path.lexists(link):
+            os.symlink(os.readlink(_OLD + link), link)
+    os.mkdir(WORK_DIR)
+    if not os.path.exists("/tmp"):
+        os.symlink(WORK_DIR, "/tmp")
+    kernel.umount(_OLD)
+    os.rmdir(_OLD)
+    kernel.mount("none", "/", None, kernel.MS_REMOUNT | kernel.MS_BIND | _READ_ONLY | kernel.MS_NODEV)
+
+
+def _bind(path: str, attributes: int) -> bool:
+    source = _OLD + path
+    if not os.path.exists(source) or os.path.islink(source):
+        return False  # absent, or one of the links made above
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    if os.path.isdir(source):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path)
+    elif not os.path.exists(path):
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o444))
+    kernel.mount(source, path, None, kernel.MS_BIND | kernel.MS_REC)
+    try:
+        kernel.set_mount_attributes(path, attributes)
+    except OSError:  # before Linux 5.12, and in gVisor
+        flags = os.statvfs(path).f_flag & (kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
+        kernel.mount("none", path, None, kernel.MS_REMOUNT | kernel.MS_BIND | flags | attributes)
+    return True
+
+
+class WorkDir:
+    """The one writable place of a program: a sized tmpfs, made anew whenever a program has touched it."""
+
+    def __init__(self, uid: int, gid: int) -> None:
+        self._owner = f"uid={uid},gid={gid}"
+        self._size_bytes = 0
+        self._untouched_ns = -1
+
+    def refresh(self, size_bytes: int) -> None:
+        """An empty directory of `size_bytes`, and the current directory."""
+        if size_bytes == self._size_bytes and os.stat(WORK_DIR).st_ctime_ns == self._untouched_ns:
+            return
+        os.chdir("/")
+        if self._size_bytes:
+            kernel.umount(WORK_DIR)
+        flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+        options = f"mode=700,size={size_bytes},nr_inodes=4096,{self._owner}"
+        kernel.mount("tmpfs", WORK_DIR, "tmpfs", flags, options)
+        os.chdir(WORK_DIR)
+        self._size_bytes = size_bytes
+        self._untouched_ns = os.stat(WORK_DIR).st_ctime_ns

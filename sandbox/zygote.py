@@ -1,0 +1,240 @@
+"""The warm process: an interpreter that has imported everything and forks one isolated child a job.
+
+Started by `warm.WarmProcess`, which is the supervisor. Talks over one SOCK_SEQPACKET socket:
+
+    <- setup   JSON `Setup`
+    -> hello   JSON {"level", "landlock_abi", ...}, {"missing": what the host lacks} or {"broken": what did not import}
+    <- job     JSON `child.Job` + descriptors [stdin, stdout, stderr, extra...]
+    <- "pid"   while a job runs: asks for a pidfd of the child, to watch and kill it
+    -> pidfd   JSON {"pidfd": true} + descriptor
+    -> ended   JSON {"wait_status", "cpu_s", "peak_bytes", "trouble"}
+
+The warm process never reads a byte that comes from a program: sources, input and output pass through descriptors.
+"""
+
+import contextlib
+import fcntl
+import gc
+import importlib
+import json
+import mmap
+import os
+import random
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sandbox import child, kernel, landlock, namespaces, seccomp
+from sandbox.child import Jail, Job
+
+_MAX_MESSAGE = 1 << 16
+_MAX_DESCRIPTORS = 16
+_FIRST_OWN_DESCRIPTOR = 500  # ours live high, so that what arrives with a job takes the low numbers in order
+_READY = 1
+_UID_CAPABILITIES = 1 << 5 | 1 << 6 | 1 << 7  # KILL, SETGID, SETUID
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How a warm process is to be made. Sent as JSON."""
+
+    level: str
+    """`root_namespaces`, `user_namespaces` or `landlock`."""
+    readable: list[str]
+    sys_path: list[str]
+    preload: list[str]
+    """Modules imported before the first job; those that are missing are passed over."""
+    drivers: list[str]
+    """`module:function` of our own, imported before the root is left."""
+    required: list[str]
+    """`module:function` that must be there, imported in the new root."""
+    uid_range: list[int]
+
+
+def main(descriptor: int) -> None:
+    control = socket.socket(fileno=descriptor)
+    setup = Setup(**json.loads(control.recv(_MAX_MESSAGE)))
+    try:
+        zygote = Zygote(control, setup)
+    except OSError as error:
+        _say(control, {"missing": f"{setup.level}: {error}"})
+    except Exception as error:  # whatever a module of ours raises while it is imported
+        _say(control, {"broken": f"{type(error).__name__}: {error}"})
+    else:
+        zygote.serve()
+
+
+def _say(control: socket.socket, message: dict[str, Any]) -> None:
+    control.send(json.dumps(message).encode())
+
+
+def _resolve(name: str) -> Callable[[], None]:
+    module, _, function = name.partition(":")
+    target: Callable[[], None] = getattr(importlib.import_module(module), function)
+    return target
+
+
+class Zygote:
+    """Raises OSError while it is being made where the host lacks something, and what importing `required` raises."""
+
+    def __init__(self, control: socket.socket, setup: Setup) -> None:
+        self._drivers = {name: _resolve(name) for name in setup.drivers}
+        capabilities, uid = _effective_capabilities(), _slot_uid(setup)
+        alone = setup.level == "landlock"
+        if not alone:
+            namespaces.enter(user_namespace=setup.level == "user_namespaces")
+            _continue_as_first_process()
+        kernel.become_subreaper()
+        kernel.hide_from_same_uid()
+        statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        if not alone:
+            namespaces.build_root(setup.readable)
+        owner = os.getuid() if uid is None else uid
+        self._work = None if alone else namespaces.WorkDir(owner, os.getgid() if uid is None else uid)
+        self._control = _move_up(control)
+        _import(setup)
+        version = landlock.abi()
+        if alone and not version:
+            raise OSError("no Landlock and no right to make a mount namespace")
+        if not seccomp.supported():
+            raise OSError(f"no system-call filter for {kernel.MACHINE}")
+        ruleset = None
+        if version:
+            ruleset = _move_up_descriptor(
+                landlock.create_ruleset([*setup.readable, "/dev"], [] if alone else [namespaces.WORK_DIR])
+            )
+        self._jail = Jail(uid, ruleset, _pages(statm), os.getpid(), shares_uid=uid is None and alone)
+        _say(
+            self._control,
+            {"level": setup.level, "landlock_abi": version, "slot_uid": uid, "capabilities": capabilities},
+        )
+
+    def serve(self) -> None:
+        """Fork a child a job until the supervisor hangs up."""
+        gc.collect()
+        gc.freeze()
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(self._control, _MAX_MESSAGE, _MAX_DESCRIPTORS)
+            if not message:
+                return
+            if message != b"pid":  # else: asked for a child that has just ended
+                self._run(Job(**json.loads(message)), descriptors)
+
+    def _run(self, job: Job, descriptors: list[int]) -> None:
+        shared = mmap.mmap(-1, mmap.PAGESIZE)
+        try:
+            if self._work is not None:
+                self._work.refresh(job.disk_bytes)
+            pid = os.fork()
+        except OSError as error:
+            _say(self._control, {"trouble": f"cannot start a program: {error}"})
+            return
+        if pid == 0:
+            self._be_child(job, descriptors, shared)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self._await(pid, shared)
+        shared.close()
+
+    def _be_child(self, job: Job, descriptors: list[int], shared: mmap.mmap) -> None:
+        try:
+            child.isolate(job, self._jail, descriptors)
+            child.install_filter()
+        except BaseException as error:
+            shared.write(b"\0" + str(error).encode()[:1000])
+            os._exit(1)
+        shared[0] = _READY
+        shared.close()  # unmapped here: the program cannot claim that its isolation failed
+        gc.enable()
+        child.fresh_standard_streams()
+        os._exit(child.finish(self._drivers[job.driver]))
+
+    def _await(self, pid: int, shared: mmap.mmap) -> None:
+        pidfd = os.pidfd_open(pid)
+        events = select.poll()
+        events.register(pidfd, select.POLLIN)
+        events.register(self._control, select.POLLIN)
+        while pidfd not in dict(events.poll()):
+            if self._control.recv(16) == b"":
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                os._exit(0)
+            socket.send_fds(self._control, [b'{"pidfd": true}'], [pidfd])
+        os.close(pidfd)
+        _, wait_status, usage = os.wait4(pid, 0)
+        ended = {
+            "wait_status": wait_status,
+            "cpu_s": usage.ru_utime + usage.ru_stime,
+            "peak_bytes": usage.ru_maxrss * 1024,
+            "trouble": "" if shared[0] == _READY else shared[1:1001].rstrip(b"\0").decode(errors="replace") or "died",
+        }
+        _say(self._control, ended)
+
+
+def _continue_as_first_process() -> None:
+    """Fork into the new pid namespace. The parent stays, to end when the child ends; dies with it as well."""
+    pid = os.fork()
+    if pid:
+        os.closerange(0, _FIRST_OWN_DESCRIPTOR)
+        os.waitpid(pid, 0)
+        os._exit(0)
+    kernel.die_with_parent()
+
+
+def _import(setup: Setup) -> None:
+    sys.path[:] = setup.sys_path
+    for name in setup.required:
+        _resolve(name)
+    for name in setup.preload:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sandbox"]:
+        del sys.modules[name]  # a program finds no module of ours
+
+
+def _effective_capabilities() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def _slot_uid(setup: Setup) -> int | None:
+    """A uid that no other slot has, where this process may change uids and kill across them. Drawn at random from the
+    range: RLIMIT_NPROC counts per uid over the whole machine, other containers and their slots included."""
+    if _effective_capabilities() & _UID_CAPABILITIES != _UID_CAPABILITIES or setup.level == "user_namespaces":
+        return None
+    if setup.level == "landlock" and not all(_open_to_others(path) for path in setup.readable):
+        return None
+    low, high = setup.uid_range
+    for line in Path("/proc/self/uid_map").read_text().splitlines():
+        first, _, count = map(int, line.split())
+        if first <= low < first + count:
+            return random.SystemRandom().randrange(low, min(high, first + count))
+    return None
+
+
+def _open_to_others(path: str) -> bool:
+    return not os.path.exists(path) or all(os.stat(parent).st_mode & 0o001 for parent in Path(path).parents)
+
+
+def _move_up_descriptor(descriptor: int) -> int:
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_OWN_DESCRIPTOR)
+    os.close(descriptor)
+    return moved
+
+
+def _move_up(control: socket.socket) -> socket.socket:
+    return socket.socket(fileno=_move_up_descriptor(control.detach()))
+
+
+def _pages(statm: int) -> int:
+    """Bytes of address space of this process."""
+    pages = int(os.pread(statm, 200, 0).split()[0])
+    os.close(statm)
+    return pages * mmap.PAGESIZE

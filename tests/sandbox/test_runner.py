@@ -1,0 +1,124 @@
+"""Plain programs: every status, and what a program may do with its streams."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from sandbox.errors import LanguageUnavailable
+from sandbox.pool import PythonRunner, open_runner
+from sandbox.types import MIB, ExecutionRequest, ExecutionResult, Limits, Status
+
+LIMITS = Limits(cpu_time_s=1, wall_time_s=3, memory_bytes=256 * MIB, output_bytes=MIB)
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[PythonRunner]:
+    runner = open_runner(num_slots=2)
+    yield runner
+    runner.close()
+
+
+def run(runner: PythonRunner, source: str, stdin: bytes = b"", limits: Limits = LIMITS) -> ExecutionResult:
+    return runner.execute(ExecutionRequest(source=source, stdin=stdin, limits=limits))
+
+
+@pytest.mark.parametrize(
+    ("source", "status"),
+    [
+        ("print(1)", Status.OK),
+        ("import sys; sys.exit(0)", Status.OK),
+        ("import threading; threading.Thread(target=print).start()", Status.OK),
+        ("import asyncio; asyncio.run(asyncio.sleep(0))", Status.OK),
+        ("", Status.OK),
+        ("raise SystemExit(3)", Status.NONZERO_EXIT),
+        ("1/0", Status.NONZERO_EXIT),
+        ("import os; os.fork()", Status.NONZERO_EXIT),
+        ("x = '\x00'", Status.NONZERO_EXIT),
+        ("\ud800", Status.NONZERO_EXIT),
+        ("not python", Status.NONZERO_EXIT),
+        ("import os; os.abort()", Status.SIGNALLED),
+        ("import os; os.kill(os.getpid(), 15)", Status.SIGNALLED),
+        ("while True: pass", Status.CPU_TIME_LIMIT),
+        ("import time; time.sleep(60)", Status.WALL_TIME_LIMIT),
+        ("x = bytearray(10**9)", Status.MEMORY_LIMIT),
+        ("x = []\nwhile True: x.append(' ' * 10**6)", Status.MEMORY_LIMIT),
+        ("while True: print('x' * 1000)", Status.OUTPUT_LIMIT),
+        ("import sys\nwhile True: sys.stderr.write('x' * 1000)", Status.OUTPUT_LIMIT),
+        ("import ctypes; ctypes.CDLL(None).ptrace(0, 0, 0, 0)", Status.FORBIDDEN),
+    ],
+)
+def test_status(runner: PythonRunner, source: str, status: Status) -> None:
+    assert run(runner, source).status is status
+
+
+def test_a_thread_bomb_is_a_process_limit(runner: PythonRunner) -> None:
+    source = "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(9,), daemon=True).start()"
+    assert run(runner, source).status in (Status.PROCESS_LIMIT, Status.MEMORY_LIMIT)
+
+
+def test_exit_code_and_signal(runner: PythonRunner) -> None:
+    assert run(runner, "raise SystemExit(300)").exit_code == 300 & 0xFF
+    aborted = run(runner, "import os; os.abort()")
+    assert (aborted.exit_code, aborted.signal) == (None, 6)
+
+
+def test_streams_are_bytes_for_bytes(runner: PythonRunner) -> None:
+    every_byte = bytes(range(256)) * 300
+    source = "import sys; sys.stdout.buffer.write(sys.stdin.buffer.read()); print('é', file=sys.stderr)"
+    result = run(runner, source, every_byte)
+    assert (result.stdout, result.stderr) == (every_byte, "é\n".encode())
+
+
+def test_traceback_names_the_program_only(runner: PythonRunner) -> None:
+    result = run(runner, "def f():\n    return 1/0\nf()")
+    expected = (
+        'Traceback (most recent call last):\n  File "<program>", line 3, in <module>\n'
+        '  File "<program>", line 2, in f\nZeroDivisionError: division by zero\n'
+    )
+    assert result.stderr.decode() == expected
+
+
+def test_large_stdin_that_nobody_reads_is_fine(runner: PythonRunner) -> None:
+    assert run(runner, "print(1)", b"x" * 10 * MIB).stdout == b"1\n"
+    assert run(runner, "import os; os.close(0); print(2)", b"x" * 10 * MIB).stdout == b"2\n"
+
+
+def test_output_is_cut_at_the_cap_and_says_so(runner: PythonRunner) -> None:
+    result = run(runner, "import sys; sys.stdout.write('x' * 10**7)")
+    assert (len(result.stdout), result.stdout_truncated, result.stderr_truncated) == (MIB, True, False)
+    exact = run(runner, f"import sys; sys.stdout.write('x' * {MIB})")
+    assert (exact.status, exact.stdout_truncated) == (Status.OK, False)
+
+
+def test_measures(runner: PythonRunner) -> None:
+    result = run(runner, "x = bytearray(100 * 2**20)\nimport time\nwhile time.process_time() < .3: pass")
+    assert 0.28 < result.cpu_time_s < 0.6
+    assert result.wall_time_s >= 0.28
+    assert 100 * MIB < result.peak_memory_bytes < 160 * MIB
+
+
+def test_is_main_and_runs_atexit(runner: PythonRunner) -> None:
+    source = "import atexit, sys\natexit.register(print, 'bye')\nif __name__ == '__main__': print(sys.argv[1:])"
+    assert run(runner, source).stdout == b"[]\nbye\n"
+
+
+def test_deep_recursion_has_room(runner: PythonRunner) -> None:
+    source = "import sys\nsys.setrecursionlimit(10**6)\nf = lambda n: 0 if n == 0 else 1 + f(n - 1)\nprint(f(100_000))"
+    assert run(runner, source).stdout == b"100000\n"
+
+
+def test_ten_megabytes_of_source(runner: PythonRunner) -> None:
+    assert run(runner, "#" * 10 * MIB + "\nprint(1)").stdout == b"1\n"
+
+
+def test_other_languages_are_refused(runner: PythonRunner) -> None:
+    with pytest.raises(LanguageUnavailable):
+        runner.execute(ExecutionRequest(source="", language="cobol"))
+
+
+def test_a_dead_warm_process_is_replaced(runner: PythonRunner) -> None:
+    with runner.slots.lend() as [process]:
+        process._process.kill()
+        process._process.wait()
+    for _ in range(4):
+        assert run(runner, "print(1)").stdout == b"1\n"
