@@ -133,5 +133,5 @@ def write_rollouts(run_dir: Path, step: int, groups: Sequence[RolloutGroup], max
         }
         for group in groups[:max_groups]
     ]
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    lines = "".join(json.dumps(record) + "\n" for record in records)
     write_atomically(folder / f"step-{step:06d}.jsonl", lines)
