@@ -4,6 +4,7 @@ This is the last trusted code before the program; everything the program could s
 """
 
 import atexit
+import json
 import os
 import resource
 import signal
@@ -126,6 +127,18 @@ def run_program() -> None:
     """The plain driver: descriptor 3 holds the program; run it as `python3 program.py` would."""
     source = read_all(3)
     os.close(3)
+    run_source(source)
+
+
+def run_with_files() -> None:
+    """As `run_program`; descriptor 4 names the files that follow it, which become files in the work directory and the
+    program's arguments."""
+    source, names = read_all(3), json.loads(read_all(4))
+    for offset, name in enumerate(names):
+        with open(name, "wb") as file:
+            file.write(read_all(5 + offset))
+    os.closerange(3, 5 + len(names))
+    sys.argv = ["program.py", *names]
     run_source(source)
 
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from sandbox.errors import RunnerLost
 from sandbox.isolated import CallResult
-from sandbox.pool import open_warm_process
 from sandbox.profiles import STANDARD_LIBRARY, Profile
+from sandbox.slots import open_warm_process
 from sandbox.types import Limits, Status
 from sandbox.warm import Launch, WarmProcess
 

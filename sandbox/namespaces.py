@@ -11,7 +11,10 @@ from pathlib import Path
 
 from sandbox import kernel
 
-WORK_DIR = "/box"
+WRITABLE = "/box"
+WORK_DIR = f"{WRITABLE}/work"
+"""Where the tmpfs is mounted. Landlock sees a mount's own root and what is above the mount point, but never the mount
+point itself, so the rule that allows writing is for the folder above."""
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _SYSTEM_LINKS = ("/lib", "/lib64", "/lib32", "/bin", "/sbin")
 _OLD = "/.old"
@@ -47,7 +50,7 @@ def build_root(readable: Iterable[str]) -> None:
     for link in _SYSTEM_LINKS:
         if os.path.islink(_OLD + link) and not os.path.lexists(link):
             os.symlink(os.readlink(_OLD + link), link)
-    os.mkdir(WORK_DIR)
+    os.makedirs(WORK_DIR)
     if not os.path.exists("/tmp"):
         os.symlink(WORK_DIR, "/tmp")
     kernel.umount(_OLD)

@@ -3,9 +3,10 @@
 ExecutionRequest(source="print(input())", stdin=b"7\\n") -> ExecutionResult(status=Status.OK, stdout=b"7\\n", ...)
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 MIB = 1 << 20
 
@@ -53,6 +54,35 @@ class ExecutionRequest:
     language: str = "python"
     stdin: bytes = b""
     limits: Limits = field(default_factory=Limits)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Put into the work directory before the program starts; their names are its arguments, in this order."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallRequest:
+    """A Python program of which one function is called once."""
+
+    source: str
+    entry_point: str
+    """A function, or a method of a class `Solution`."""
+    args: Sequence[Any]
+    """JSON."""
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class AssertRequest:
+    """A Python program and a test's source, which runs in another isolated process and uses the program's names."""
+
+    source: str
+    test: str
+    entry_point: str | None = None
+    """What is tested, where that is known: the test then takes well-known names from nowhere else but itself."""
+    limits: Limits = field(default_factory=Limits)
+    """Of the program; the test's own process has the same."""
+
+
+Request = ExecutionRequest | CallRequest | AssertRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +102,15 @@ class ExecutionResult:
     peak_memory_bytes: int = 0
     detail: str = ""
     """One line for people: a compiler's first message, what the sandbox could not do."""
+    report: Mapping[str, Any] | None = None
+    """What the harness of a call test (`calls`) or an assert test (`asserts`) wrote at its end; None where it did not
+    come to that."""
 
 
 class Runner(Protocol):
     """Runs programs. Safe to call from several threads; each call holds one slot."""
 
-    def execute(self, request: ExecutionRequest) -> ExecutionResult:
+    def execute(self, request: Request) -> ExecutionResult:
         """Never raises for anything the program does. Raises `CannotIsolate`, `LanguageUnavailable`."""
         ...
 

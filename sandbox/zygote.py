@@ -106,7 +106,9 @@ class Zygote:
         ruleset = None
         if version:
             ruleset = _move_up_descriptor(
-                landlock.create_ruleset([*setup.readable, "/dev"], [] if alone else [namespaces.WORK_DIR])
+                landlock.create_ruleset(
+                    [*setup.readable, "/dev"], ["/dev/null"] if alone else ["/dev", namespaces.WRITABLE]
+                )
             )
         self._jail = Jail(uid, ruleset, _pages(statm), os.getpid(), shares_uid=uid is None and alone)
         _say(

@@ -122,3 +122,15 @@ def test_a_dead_warm_process_is_replaced(runner: PythonRunner) -> None:
         process._process.wait()
     for _ in range(4):
         assert run(runner, "print(1)").stdout == b"1\n"
+
+
+def test_the_work_directory_can_be_written_and_is_empty_for_the_next(runner: PythonRunner) -> None:
+    source = "import os\nprint(os.listdir())\nopen('left', 'w').write('x')\nprint(open('/tmp/left').read())"
+    for _ in range(4):
+        assert run(runner, source).stdout == b"[]\nx\n"
+
+
+def test_files_are_put_into_the_work_directory_and_named_as_arguments(runner: PythonRunner) -> None:
+    source = "import sys\nprint([open(name).read() for name in sys.argv[1:]])"
+    request = ExecutionRequest(source=source, files={"a.txt": b"1", "b.txt": b"2"}, limits=LIMITS)
+    assert runner.execute(request).stdout == b"['1', '2']\n"

@@ -1,0 +1,223 @@
+"""The inside of an assert test: the program in one isolated process, the test's source in another.
+
+The program never holds the test's source or its values beyond the arguments it is called with; the test compares plain
+values in its own process, so nothing that the program patches, prints or exits with can claim a pass.
+"""
+
+import ast
+import builtins
+import io
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from sandbox import calls, child
+from sandbox.peers import Peer
+from sandbox.proxies import Proxy, ProxyClass, is_proxy
+
+PROGRAM_CHANNEL = 4
+TEST_PAYLOAD, TEST_RESULT, TEST_CHANNEL = 4, 5, 6
+
+# Without `exit`, `quit` and the like, which are for the interactive prompt.
+BUILT_INS = frozenset(name for name, value in vars(builtins).items() if type(value).__module__ != "_sitebuiltins")
+
+# Methods of plain types that only say yes or no. On an object that merely behaves like one they prove nothing.
+_PREDICATES = frozenset(
+    name
+    for kind in (str, set, float, bytes)
+    for name in dir(kind)
+    if name.startswith("is") or name in ("startswith", "endswith")
+)
+
+
+class ProgramSide(Peer):
+    """In the program's process: its names on offer, what it prints handed over, what it reads asked for."""
+
+    def __init__(self, channel: int) -> None:
+        super().__init__(channel)
+        self._output = io.StringIO()
+        sys.stdout = self._output
+        sys.stdin = _AskedFor(self)
+
+    def kind_of(self, value: Any) -> int | None:
+        return self._handle(type(value))
+
+    def printed(self) -> str:
+        text = self._output.getvalue()
+        self._output.seek(0)
+        self._output.truncate()
+        return text
+
+
+class _AskedFor(io.StringIO):
+    """Standard input, read from wherever the test reads its own."""
+
+    def __init__(self, peer: Peer) -> None:
+        super().__init__()
+        self._peer = peer
+
+    def readline(self, _size: int | None = -1, /) -> str:  # type: ignore[override]
+        return str(self._peer.ask("read_line", None))
+
+    def read(self, _size: int | None = -1, /) -> str:
+        return "".join(iter(self.readline, ""))
+
+    def __next__(self) -> str:  # type: ignore[override]
+        if line := self.readline():
+            return line
+        raise StopIteration
+
+
+def run_program() -> None:
+    """Driver of the program's process: define it, then offer its names until the test hangs up."""
+    peer = ProgramSide(PROGRAM_CHANNEL)
+    peer.verbs["names"] = _names
+    peer.serve()
+
+
+def _names(_nothing: None, wanted: list[str]) -> dict[str, tuple[str, Any]]:
+    namespace = calls.define(child.read_all(3), with_ambient=False)
+    return {name: _offer(namespace[name]) for name in wanted if name in namespace}
+
+
+def _offer(value: Any) -> tuple[str, Any]:
+    return ("module", value.__name__) if isinstance(value, ModuleType) else ("value", value)
+
+
+class TestSide(Peer):
+    """In the test's process: lets the program do nothing to the test's objects but what a parameter is for."""
+
+    def __init__(self, channel: int) -> None:
+        super().__init__(channel)
+        self._named: set[int] = set()
+        self.exits: list[BaseException] = []
+        self.verbs["read_line"] = _read_line
+
+    def names(self, wanted: list[str]) -> dict[str, Any]:
+        """What the program defines of the names that the test uses; modules are the test's own."""
+        found = {}
+        for name, (what, value) in self.ask("names", None, wanted).items():
+            if what == "value":
+                found[name] = self._note_class(value)
+            elif value in sys.stdlib_module_names:
+                found[name] = import_module(value)
+        return found
+
+    def get(self, proxy: Proxy, name: str) -> Any:
+        if name in _PREDICATES and not self.may_judge(proxy, None):
+            raise AttributeError(name)
+        return self._note_class(super().get(proxy, name))
+
+    def may_judge(self, proxy: Proxy, other: Any) -> bool:
+        # Operators see plain values of the test only on instances of classes that the test itself names: those are what
+        # is tested. On anything else that a function may return, an operator of its own could claim any equality.
+        return is_proxy(other) or proxy._kind in self._named
+
+    def permit(self, verb: str, target: Any, args: list[Any]) -> None:
+        if verb == "read_line" and target is None:
+            return
+        ours = type(target).__module__ == "__main__" or (
+            isinstance(target, type) and getattr(target, "__module__", "") == "__main__"
+        )
+        callback = isinstance(target, (FunctionType, MethodType, BuiltinFunctionType))
+        if verb == "call" and (ours or callback):
+            return
+        if verb == "next" and isinstance(target, Iterator):
+            return
+        if ours and verb != "await" and not (verb in ("get", "set", "delete") and str(args[0]).startswith("_")):
+            return
+        raise PermissionError(verb)
+
+    def exception(self, described: list[Any]) -> BaseException:
+        error = super().exception(described)
+        if isinstance(error, SystemExit):
+            self.exits.append(error)
+        return error
+
+    def show(self, text: str) -> None:
+        sys.stdout.write(text)
+
+    def built_in(self, name: str) -> Any:
+        found = super().built_in(name)
+        return found if isinstance(found, type) else None
+
+    def _note_class(self, value: Any) -> Any:
+        if type(value) is ProxyClass:
+            self._named.add(value._handle)
+        return value
+
+
+def _read_line(_nothing: None) -> str:
+    try:
+        return f"{input()}\n"
+    except EOFError:
+        return ""
+
+
+def run_test() -> None:
+    """Driver of the test's process: run its source against the program; write how it ended as JSON and be gone.
+
+    `{"passed": true}` or `{"raised": name, "loading": whether the program did not even load}`.
+    """
+    source, payload = child.read_all(3).decode(), json.loads(child.read_all(TEST_PAYLOAD))
+    peer = TestSide(TEST_CHANNEL)
+    tree = ast.parse(source)
+    entry_point = (payload["entry_point"] or "").partition(".")[0].removesuffix("()")
+    try:
+        names = {**peer.names(names_used(tree, entry_point)), **own_names(tree, entry_point)}
+    except BaseException as error:
+        outcome = {"raised": type(error).__name__, "loading": True}
+    else:
+        outcome = _run(tree, names, peer)
+    os.write(TEST_RESULT, json.dumps(outcome).encode())
+    os._exit(0)
+
+
+def _run(tree: ast.Module, names: dict[str, Any], peer: TestSide) -> dict[str, Any]:
+    main = ModuleType("__main__")
+    sys.modules["__main__"] = main
+    main.__dict__.update(names)
+    try:
+        exec(compile(tree, "<test>", "exec", dont_inherit=True), main.__dict__)  # noqa: S102 - that is the purpose
+    except SystemExit as stop:
+        # `unittest.main()` ends so; an exit that came from the program ends nothing but the program's hopes.
+        return {"raised": "SystemExit"} if stop.code or any(stop is exit for exit in peer.exits) else {"passed": True}
+    except BaseException as error:
+        return {"raised": type(error).__name__}
+    return {"passed": True}
+
+
+def names_used(tree: ast.Module, entry_point: str) -> list[str]:
+    """The names that may have to come from the program. Never a built-in, unless it is the entry point's name."""
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return sorted(name for name in used if name == entry_point or name not in BUILT_INS)
+
+
+def own_names(tree: ast.Module, entry_point: str) -> dict[str, Any]:
+    """Names that many tests use without importing them, and that the program must not choose: they would judge it.
+
+    Modules of which the test uses what they really have; `isclose`; and, where the task says by its entry point what is
+    tested, the standard library's classes and constants (`Counter`, `List`, `inf`).
+    """
+    attributes: dict[str, set[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            attributes.setdefault(node.value.id, set()).add(node.attr)
+    own: dict[str, Any] = {}
+    for name in names_used(tree, entry_point):
+        if name == entry_point:
+            continue
+        module = import_module(name) if name in attributes and name in sys.stdlib_module_names else None
+        known = calls.ambient().get(name)
+        if module and all(hasattr(module, attribute) for attribute in attributes[name]):
+            own[name] = module
+        elif name == "isclose":
+            own[name] = math.isclose
+        elif entry_point and known is not None and not isinstance(known, (FunctionType, BuiltinFunctionType)):
+            own[name] = known
+    return own

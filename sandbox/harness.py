@@ -1,0 +1,95 @@
+"""Requests of every style as jobs of the warm interpreter, and their ends as results.
+
+ExecutionRequest   one process, from stdin to stdout
+CallRequest        one process, the result framed by a nonce
+AssertRequest      two processes joined by a socket: the program, and the test that uses it
+"""
+
+import dataclasses
+import json
+import secrets
+import socket
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from sandbox.peers import GONE_EXIT_CODE
+from sandbox.slots import Slots, killed_by_somebody, result_of
+from sandbox.types import AssertRequest, CallRequest, ExecutionRequest, ExecutionResult, Status
+from sandbox.warm import Ended, Launch, WarmProcess
+
+FILES_DRIVER = "sandbox.child:run_with_files"
+CALL_DRIVER = "sandbox.calls:run"
+PROGRAM_DRIVER = "sandbox.asserts:run_program"
+TEST_DRIVER = "sandbox.asserts:run_test"
+DRIVERS = ("sandbox.child:run_program", FILES_DRIVER, CALL_DRIVER, PROGRAM_DRIVER, TEST_DRIVER)
+AT_FAULT = ExecutionResult(Status.FORBIDDEN, detail="the program ends its runner")
+
+
+def run(slots: Slots, request: ExecutionRequest) -> ExecutionResult:
+    source = _bytes(request.source)
+    launch = Launch(stdin=request.stdin, inputs=(source,), limits=request.limits)
+    if request.files:
+        names = json.dumps(list(request.files)).encode()
+        launch = dataclasses.replace(launch, driver=FILES_DRIVER, inputs=(source, names, *request.files.values()))
+    ended = slots.run_fairly(launch)
+    return AT_FAULT if ended is None else result_of(ended, request.limits)
+
+
+def call(slots: Slots, request: CallRequest) -> ExecutionResult:
+    nonce = secrets.token_hex(16)
+    payload = json.dumps({"nonce": nonce, "entry_point": request.entry_point, "args": request.args})
+    inputs = (_bytes(request.source), payload.encode())
+    ended = slots.run_fairly(Launch(CALL_DRIVER, inputs=inputs, num_outputs=1, limits=request.limits))
+    if ended is None:
+        return AT_FAULT
+    written, frame = ended.outputs[0], nonce.encode()
+    framed = len(written) > 2 * len(frame) and written.startswith(frame) and written.endswith(frame)
+    report = _report(written[len(frame) : -len(frame)]) if framed else None
+    return dataclasses.replace(result_of(ended, request.limits), report=report)
+
+
+def check(slots: Slots, request: AssertRequest) -> ExecutionResult:
+    ended = slots.fairly(lambda processes: _run_pair(processes, request), count=2)
+    if ended is None:
+        return AT_FAULT
+    result = result_of(ended, request.limits)
+    if result.exit_code == GONE_EXIT_CODE:  # the test hung up first, as it should
+        result = dataclasses.replace(result, status=Status.OK, exit_code=0)
+    return dataclasses.replace(result, report=_report(ended.outputs[0]) if ended.outputs else None)
+
+
+def _run_pair(processes: list[WarmProcess], request: AssertRequest) -> Ended:
+    """The program's end, with what the test wrote as its only output. Each side is held to its own limits; when one is
+    gone the other ends by itself."""
+    payload = json.dumps({"entry_point": request.entry_point}).encode()
+    sockets = socket.socketpair()
+    program, test = (end.fileno() for end in sockets)
+    limits = request.limits
+    with (
+        ThreadPoolExecutor(1) as watcher,
+        processes[0].launch(
+            Launch(PROGRAM_DRIVER, inputs=(_bytes(request.source),), pass_fds=(program,), limits=limits)
+        ) as running,
+        processes[1].launch(
+            Launch(TEST_DRIVER, inputs=(_bytes(request.test), payload), num_outputs=1, pass_fds=(test,), limits=limits)
+        ) as judging,
+    ):
+        for end in sockets:
+            end.close()
+        judged = watcher.submit(judging.wait)
+        ended = running.wait()
+        verdict = judged.result()
+    return verdict if killed_by_somebody(verdict) else dataclasses.replace(ended, outputs=verdict.outputs)
+
+
+def _bytes(source: str) -> bytes:
+    return source.encode("utf-8", "surrogatepass")
+
+
+def _report(written: bytes) -> Mapping[str, Any] | None:
+    try:
+        report = json.loads(written)
+    except (ValueError, RecursionError):
+        return None
+    return report if isinstance(report, dict) else None

@@ -1,0 +1,155 @@
+"""Warm processes for many callers: slots, replacement of what died, and whose fault a death was."""
+
+import contextlib
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+from sandbox.errors import CannotIsolate, RunnerLost
+from sandbox.profiles import Profile
+from sandbox.types import ExecutionResult, Limits, Status
+from sandbox.warm import Ended, Launch, WarmProcess
+
+LEVELS = ("root_namespaces", "user_namespaces", "landlock")
+"""From the strongest to the least that is accepted; a host gets the first that works."""
+
+_OUT_OF_MEMORY = re.compile(rb"^(?:\w+\.)*\w*MemoryError\b")
+_OUT_OF_TASKS = re.compile(rb"^RuntimeError: can't start new thread")
+_CANARY = Launch(inputs=(b"print(input())",), stdin=b"canary\n")
+_level_found: str | None = None
+_level_lock = threading.Lock()
+
+
+def open_warm_process(profile: Profile) -> WarmProcess:
+    """A warm process at the best level this host allows. Raises `CannotIsolate` saying what each level lacked."""
+    global _level_found
+    with _level_lock:
+        levels = LEVELS if _level_found is None else (_level_found,)
+        missing = []
+        for level in levels:
+            try:
+                process = WarmProcess(profile, level)
+            except CannotIsolate as error:
+                missing.append(str(error))
+                continue
+            _level_found = level
+            return process
+    raise CannotIsolate("; ".join(missing))
+
+
+class Slots:
+    """Warm processes of one profile, each lent to one caller at a time, made on first use. Safe between threads."""
+
+    def __init__(self, profile: Profile, num_slots: int) -> None:
+        self._profile = profile
+        self._num_slots = num_slots
+        self._free: list[WarmProcess | None] = [None] * num_slots
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def lend(self, count: int = 1) -> Iterator[list[WarmProcess]]:
+        """`count` processes at once (all or wait, so that two callers who need two each cannot block one another).
+        A process whose use ends in an exception is replaced."""
+        processes = self._take(count)
+        try:
+            for index, process in enumerate(processes):
+                processes[index] = process or open_warm_process(self._profile)
+            yield [process for process in processes if process is not None]
+        except BaseException:
+            for process in filter(None, processes):
+                process.close()
+            processes = [None] * count
+            raise
+        finally:
+            with self._changed:
+                self._free += processes
+                self._changed.notify_all()
+
+    def _take(self, count: int) -> list[WarmProcess | None]:
+        if count > self._num_slots:
+            raise ValueError(f"{count} processes asked of {self._num_slots} slots")
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._free) >= count)
+            self._free.sort(key=lambda process: process is not None)  # a warm one before one that must be made
+            return [self._free.pop() for _ in range(count)]
+
+    def run_fairly(self, launch: Launch) -> Ended | None:
+        """One child from start to end; `fairly`."""
+        return self.fairly(lambda processes: _run(processes[0], launch))
+
+    def fairly(self, run: Callable[[list[WarmProcess]], Ended], count: int = 1) -> Ended | None:
+        """`run` with `count` processes. A death of a warm process is looked into: the program runs once more, alone;
+        after a second death a known-good program decides. None: the program is at fault. Raises `RunnerLost`: we
+        are."""
+        with contextlib.suppress(RunnerLost):
+            ended = self._lend_to(run, count)
+            if not killed_by_somebody(ended):
+                return ended
+        with contextlib.suppress(RunnerLost):
+            return self._lend_to(run, self._num_slots)
+        ended = self._lend_to(lambda processes: _run(processes[0], _CANARY), 1)
+        if ended.stdout != b"canary\n":
+            raise RunnerLost("a known-good program fails in the sandbox")
+        return None
+
+    def _lend_to(self, run: Callable[[list[WarmProcess]], Ended], count: int) -> Ended:
+        with self.lend(count) as processes:
+            return run(processes)
+
+    def close(self) -> None:
+        """Waits for the callers."""
+        processes = self._take(self._num_slots)
+        for process in filter(None, processes):
+            process.close()
+        with self._changed:
+            self._free += [None] * self._num_slots
+
+
+def _run(process: WarmProcess, launch: Launch) -> Ended:
+    with process.launch(launch) as running:
+        return running.wait()
+
+
+def killed_by_somebody(ended: Ended) -> bool:
+    """SIGKILL that was not ours: the kernel ran out of memory, or the program killed itself."""
+    return ended.stopped_for is None and ended.wait_status & 0x7F == signal.SIGKILL
+
+
+def result_of(ended: Ended, limits: Limits) -> ExecutionResult:
+    number = ended.wait_status & 0x7F
+    return ExecutionResult(
+        status=status_of(ended, limits),
+        exit_code=None if number else ended.wait_status >> 8,
+        signal=number or None,
+        stdout=ended.stdout,
+        stderr=ended.stderr,
+        stdout_truncated=ended.stdout_truncated,
+        stderr_truncated=ended.stderr_truncated,
+        cpu_time_s=ended.cpu_time_s,
+        wall_time_s=ended.wall_time_s,
+        peak_memory_bytes=ended.peak_memory_bytes,
+    )
+
+
+def status_of(ended: Ended, limits: Limits) -> Status:
+    """What ended it, most telling first. A program can talk itself into a failure here, never out of one."""
+    number = ended.wait_status & 0x7F
+    if ended.stdout_truncated or ended.stderr_truncated:
+        return Status.OUTPUT_LIMIT
+    if number == signal.SIGXCPU or ended.cpu_time_s >= limits.cpu_time_s:
+        return Status.CPU_TIME_LIMIT
+    if ended.stopped_for is not None:
+        return ended.stopped_for
+    if number == signal.SIGSYS:
+        return Status.FORBIDDEN
+    if number == signal.SIGXFSZ:
+        return Status.OUTPUT_LIMIT
+    if number:
+        return Status.MEMORY_LIMIT if number == signal.SIGKILL else Status.SIGNALLED
+    if ended.wait_status == 0:
+        return Status.OK
+    last_line = ended.stderr.rstrip().rpartition(b"\n")[2]
+    if _OUT_OF_MEMORY.match(last_line):
+        return Status.MEMORY_LIMIT
+    return Status.PROCESS_LIMIT if _OUT_OF_TASKS.match(last_line) else Status.NONZERO_EXIT
