@@ -7,7 +7,6 @@ import atexit
 import json
 import os
 import resource
-import signal
 import sys
 import threading
 import traceback
@@ -21,6 +20,7 @@ _MAX_OPEN_FILES = 128
 _STACK_BYTES = 128 << 20
 _CPU_GRACE_S = 2
 _MANY_TASKS = 4096
+_ALL_DESCRIPTORS = 1 << 20  # one close_range call, whatever is open
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +63,25 @@ def place_descriptors(received: list[int], num_extra: int) -> int:
     return 3 + num_extra
 
 
+def prepare_limits() -> None:
+    """In the warm process, once: the limits that are the same for every child."""
+    limit(resource.RLIMIT_STACK, _STACK_BYTES)
+    limit(resource.RLIMIT_NOFILE, _MAX_OPEN_FILES)
+    limit(resource.RLIMIT_CORE, 0)
+    limit(resource.RLIMIT_MEMLOCK, 0)
+    limit(resource.RLIMIT_MSGQUEUE, 0)
+
+
 def set_limits(job: Job, jail: Jail) -> None:
     if job.cpu_s:
-        whole = int(job.cpu_s) + _CPU_GRACE_S
-        resource.setrlimit(resource.RLIMIT_CPU, (whole, whole + 1))
-    address_space = jail.base_address_space + job.memory_bytes
-    _limit(resource.RLIMIT_AS, address_space)
-    _limit(resource.RLIMIT_STACK, min(_STACK_BYTES, job.memory_bytes))
-    _limit(resource.RLIMIT_FSIZE, job.file_bytes)
-    _limit(resource.RLIMIT_NOFILE, _MAX_OPEN_FILES)
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_MEMLOCK, 0)
-    _limit(resource.RLIMIT_MSGQUEUE, 0)
-    _limit(resource.RLIMIT_NPROC, max(job.num_tasks, _MANY_TASKS) if jail.shares_uid else job.num_tasks)
+        limit(resource.RLIMIT_CPU, int(job.cpu_s) + _CPU_GRACE_S)
+    limit(resource.RLIMIT_AS, jail.base_address_space + job.memory_bytes)
+    limit(resource.RLIMIT_FSIZE, job.file_bytes)
+    limit(resource.RLIMIT_NPROC, max(job.num_tasks, _MANY_TASKS) if jail.shares_uid else job.num_tasks)
 
 
-def _limit(what: int, value: int) -> None:
+def limit(what: int, value: int) -> None:
+    """Soft and hard, or the present hard limit where that is lower."""
     hard = resource.getrlimit(what)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(what, (value, value))
@@ -100,15 +103,16 @@ def isolate(job: Job, jail: Jail, received: list[int]) -> None:
         os._exit(1)
     if jail.ruleset is not None:
         landlock.enforce(jail.ruleset)
-    os.closerange(num_open, resource.getrlimit(resource.RLIMIT_NOFILE)[1] + 1024)
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    os.closerange(num_open, _ALL_DESCRIPTORS)
 
 
 def install_filter() -> None:
     kernel.install_filter(seccomp.build(os.getpid()))
 
 
-def fresh_standard_streams() -> None:
+def prepare_streams() -> None:
+    """In the warm process, once: streams over descriptors 0-2, for each child to find its own files under. What they
+    know of the files (no terminal, at the start, may seek) is true of /dev/null here and of the child's files."""
     sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     sys.stderr = open(  # noqa: SIM115

@@ -110,6 +110,11 @@ class Zygote:
                     [*setup.readable, "/dev"], ["/dev/null"] if alone else ["/dev", namespaces.WRITABLE]
                 )
             )
+        self._shared = mmap.mmap(-1, mmap.PAGESIZE)
+        child.prepare_limits()
+        child.prepare_streams()
+        seccomp.build(0)  # builds what all filters share
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it; a flood is to end at its limit
         self._jail = Jail(uid, ruleset, _pages(statm), os.getpid(), shares_uid=uid is None and alone)
         _say(
             self._control,
@@ -128,7 +133,6 @@ class Zygote:
                 self._run(Job(**json.loads(message)), descriptors)
 
     def _run(self, job: Job, descriptors: list[int]) -> None:
-        shared = mmap.mmap(-1, mmap.PAGESIZE)
         try:
             if self._work is not None:
                 self._work.refresh(job.disk_bytes)
@@ -137,26 +141,25 @@ class Zygote:
             _say(self._control, {"trouble": f"cannot start a program: {error}"})
             return
         if pid == 0:
-            self._be_child(job, descriptors, shared)
+            self._be_child(job, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
-        self._await(pid, shared)
-        shared.close()
+        self._await(pid)
 
-    def _be_child(self, job: Job, descriptors: list[int], shared: mmap.mmap) -> None:
+    def _be_child(self, job: Job, descriptors: list[int]) -> None:
+        shared = self._shared
         try:
             child.isolate(job, self._jail, descriptors)
             child.install_filter()
         except BaseException as error:
-            shared.write(b"\0" + str(error).encode()[:1000])
+            shared[1:] = str(error).encode()[: mmap.PAGESIZE - 1].ljust(mmap.PAGESIZE - 1, b"\0")
             os._exit(1)
         shared[0] = _READY
         shared.close()  # unmapped here: the program cannot claim that its isolation failed
         gc.enable()
-        child.fresh_standard_streams()
         os._exit(child.finish(self._drivers[job.driver]))
 
-    def _await(self, pid: int, shared: mmap.mmap) -> None:
+    def _await(self, pid: int) -> None:
         pidfd = os.pidfd_open(pid)
         events = select.poll()
         events.register(pidfd, select.POLLIN)
@@ -173,9 +176,13 @@ class Zygote:
             "wait_status": wait_status,
             "cpu_s": usage.ru_utime + usage.ru_stime,
             "peak_bytes": usage.ru_maxrss * 1024,
-            "trouble": "" if shared[0] == _READY else shared[1:1001].rstrip(b"\0").decode(errors="replace") or "died",
+            "trouble": "" if self._shared[0] == _READY else self._trouble(),
         }
+        self._shared[0] = 0
         _say(self._control, ended)
+
+    def _trouble(self) -> str:
+        return self._shared[1:].rstrip(b"\0").decode(errors="replace") or "died before it was isolated"
 
 
 def _continue_as_first_process() -> None:
