@@ -40,6 +40,8 @@ class LossConfig(Section):
     """Weight of the KL to the reference policy, in the loss; 0 spares the reference's forward pass (ProRL 1e-4)."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """k3 for v1 (its framework's usual one), k2 for v2; k1 has no useful gradient and is there to compare."""
+    kl_unbiased: bool = False
+    """Multiply the KL estimate by policy/old, which makes k3's gradient that of the KL (DeepSeek-V3.2, trl 1.16)."""
     normalizer: Literal["token", "sequence", "constant"] = "token"
     """`token`: mean over all tokens (DAPO, ProRL); `sequence`: mean of sequence means (GRPO); `constant` (Dr. GRPO)."""
     constant_length: Count | None = None

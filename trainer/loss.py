@@ -74,7 +74,7 @@ def kl_estimate(log_ratio: Tensor, estimator: str) -> Tensor:
     """KL(p || q) at one token sampled from p, of d = log q - log p (J. Schulman, "Approximating KL divergence", 2020).
 
     k1 = -d; k2 = d^2 / 2; k3 = exp(d) - d - 1. Trained on (arXiv 2510.01555): k1's gradient has mean zero, k2's is
-    that of the KL, k3's is close to it near d = 0.
+    that of the KL, k3's is close to it near d = 0, and exactly it with `kl_unbiased` (arXiv 2512.02556).
     """
     d = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     values = {"k1": lambda: -d, "k2": lambda: d.square() / 2, "k3": lambda: d.exp() - d - 1}
@@ -145,7 +145,8 @@ def policy_loss(inputs: LossInputs, counts: GlobalCounts, config: LossConfig) ->
     correction = mismatch_weights(old - inputs.rollout_logprobs, inputs.sequence_ids, config)
     per_token = correction * clipped_loss(ratio, inputs.advantages, config)
     if inputs.ref_logprobs is not None:
-        per_token = per_token + config.kl_coef * kl_estimate(inputs.ref_logprobs - policy, config.kl_estimator)
+        kl = kl_estimate(inputs.ref_logprobs - policy, config.kl_estimator)
+        per_token = per_token + config.kl_coef * (kl * ratio if config.kl_unbiased else kl)
     loss = (per_token * token_weights(inputs.sequence_ids, policy.dtype, counts, config)).sum()
     with torch.no_grad():
         per_token_metrics = token_metrics(inputs, old, ratio, correction, config)

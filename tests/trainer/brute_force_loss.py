@@ -76,7 +76,8 @@ def brute_force_loss(sequences: list[Sequence], config: LossConfig) -> Tensor:
         ):
             policy_term = clipped(torch.exp(policy - old), sequence.advantage, config)
             inner = inner + weight(old, rollout, sequence, config) * policy_term
-            inner = inner + config.kl_coef * kl(policy, ref, config.kl_estimator)
+            ratio = torch.exp(policy - old) if config.kl_unbiased else 1
+            inner = inner + config.kl_coef * ratio * kl(policy, ref, config.kl_estimator)
         if config.normalizer == "token":
             total = total + inner / num_tokens
         elif config.normalizer == "sequence":

@@ -19,6 +19,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "grpo": {"clip_high": 0.2, "kl_coef": 0.04, "normalizer": "sequence"},
     "dr_grpo": {"clip_high": 0.2, "kl_coef": 0.0, "normalizer": "constant", "constant_length": 16},
     "k1": {"kl_coef": 0.1, "kl_estimator": "k1"},
+    "unbiased_kl": {"kl_coef": 0.3, "kl_unbiased": True},
     "dual_clip": {"dual_clip": 1.3, "normalizer": "sequence"},
     "tis": {"correction": "tis", "tis_cap": 1.1},
     "sequence_mask": {"sequence_mask_low": 0.9, "sequence_mask_high": 1.1},
@@ -138,6 +139,11 @@ def test_k1_and_k3_are_unbiased_and_k2_has_the_gradient_of_the_kl() -> None:
     (true_gradient,) = torch.autograd.grad(exact, logits, retain_graph=True)
     (gradient,) = torch.autograd.grad((weights * kl_estimate(ref - policy, "k2")).sum(), logits, retain_graph=True)
     assert gradient.tolist() == pytest.approx(true_gradient.tolist())
+    ratio = (policy - policy.detach()).exp()
+    (unbiased,) = torch.autograd.grad(
+        (weights * ratio * kl_estimate(ref - policy, "k3")).sum(), logits, retain_graph=True
+    )
+    assert unbiased.tolist() == pytest.approx(true_gradient.tolist())
     (useless,) = torch.autograd.grad((weights * kl_estimate(ref - policy, "k1")).sum(), logits)
     assert useless.tolist() == pytest.approx([0.0] * 4, abs=1e-12)
 
