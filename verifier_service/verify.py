@@ -41,13 +41,19 @@ def outcome_of(reward: float) -> Outcome:
 def verify(verifier: AnyVerifier, task: Task, completion: str, tools: Tools) -> Verdict:
     """Grade one completion. Never raises."""
     started = time.perf_counter()
+    answer = find_answer(verifier, task, completion)
+    if isinstance(answer, Judgement):
+        return to_verdict(verifier, answer, None, time.perf_counter() - started)
+    return to_verdict(verifier, judge(verifier, task, answer, tools), answer, time.perf_counter() - started)
+
+
+def find_answer(verifier: AnyVerifier, task: Task, completion: str) -> str | Judgement:
+    """The answer in a completion, or the judgement that there is none. Never raises."""
     text = after_thinking(completion, task.thinking)
-    answer = None if text is None else _extract(verifier, task, text)
-    if answer is None:
-        judgement: Judgement | CannotJudge = Judgement(0.0, "no_think_end" if text is None else "no_answer")
-    else:
-        judgement = judge(verifier, task, answer, tools)
-    return to_verdict(verifier, judgement, answer, time.perf_counter() - started)
+    if text is None:
+        return Judgement(0.0, "no_think_end")
+    answer = _extract(verifier, task, text)
+    return Judgement(0.0, "no_answer") if answer is None else answer
 
 
 def judge(verifier: AnyVerifier, task: Task, answer: str, tools: Tools) -> Judgement | CannotJudge:
@@ -79,7 +85,7 @@ def to_verdict(
         components=components,
         verifier=verifier.kind,
         verifier_version=verifier.version,
-        elapsed_s=elapsed_s,
+        elapsed_s=round(elapsed_s, 6),
     )
 
 

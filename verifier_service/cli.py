@@ -1,0 +1,86 @@
+"""The `verifier` command. Parses first, imports what a subcommand needs after, so that `--help` answers at once."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+EXIT_FAILED, EXIT_USAGE = 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    arguments = parser().parse_args(argv)
+    run = _COMMANDS[arguments.command]
+    try:
+        sys.exit(run(arguments))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="verifier", description="Scores completions against verifiable tasks.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="HTTP service; brings its own queue and workers unless given --redis-url")
+    serve.add_argument("--host")
+    serve.add_argument("--port", type=int)
+    serve.add_argument("--api-keys-file", type=Path, help="one key a line; read again when it changes")
+    serve.add_argument("--allow-anonymous", action="store_true", default=None, help="serve strangers without a key")
+    worker = commands.add_parser("worker", help="grading workers for a cluster")
+    worker.add_argument("--queues", nargs="+", choices=["light", "code", "slow"], help="default: all")
+    worker.add_argument("--clean-up", type=Path, help=argparse.SUPPRESS)
+    for command in (serve, worker):
+        command.add_argument("--redis-url", help="redis://, rediss:// or unix://")
+        command.add_argument("--workers", type=int, help="grading processes a lane (default 2)")
+        command.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
+    return top
+
+
+def _settings(arguments: argparse.Namespace) -> Any:
+    """Settings from environment and command line; ends the program with one line where they do not fit."""
+    from_settings = import_module("verifier_service.settings")
+    given = {name: getattr(arguments, name, None) for name in from_settings.Settings.model_fields}
+    try:
+        return from_settings.Settings.load(**given)
+    except ValueError as error:
+        first = error.errors()[0]  # type: ignore[attr-defined]
+        fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", EXIT_USAGE)
+
+
+def fail(message: str, status: int = EXIT_FAILED) -> NoReturn:
+    print(f"verifier: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    settings = _settings(arguments)
+    import_module("verifier_service.log_format").set_up(settings.log_level)
+    serving = import_module("verifier_service.serving")
+    embedded = import_module("verifier_service.embedded")
+    try:
+        serving.serve(settings)
+    except serving.ServeRefused as error:
+        fail(str(error), EXIT_USAGE)
+    except embedded.NoRedis as error:
+        fail(str(error))
+    return 0
+
+
+def _worker(arguments: argparse.Namespace) -> int:
+    settings = _settings(arguments)
+    if settings.redis_url is None:
+        fail("worker needs --redis-url or VERIFIER_REDIS_URL", EXIT_USAGE)
+    import_module("verifier_service.log_format").set_up(settings.log_level)
+    supervisor = import_module("verifier_service.supervisor")
+    lanes = import_module("verifier_service.lanes")
+    try:
+        supervisor.Supervisor(settings, settings.redis_url, arguments.queues or lanes.LANES).run()
+    finally:
+        if arguments.clean_up is not None:
+            shutil.rmtree(arguments.clean_up, ignore_errors=True)
+    return 0
+
+
+_COMMANDS = {"serve": _serve, "worker": _worker}

@@ -1,0 +1,299 @@
+"""The grader process: a child of each worker, the boundary at which grading that went too far is killed.
+
+    worker                                   grader (forked warm, killed with its whole process group)
+      ── body ──────────────────────────────▶  reads all answers
+      ◀──────────────── keys of the answers ──
+      ── known verdicts, keys to wait for ───▶  judges the rest, one line each into a memory file
+      ◀───────────────────────────── done ────
+
+Lines land in the memory file the moment they are judged, so that a killed grader loses nothing that it had finished.
+"""
+
+import os
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import psutil
+from pydantic_core import from_json
+
+from verifier_service.chunks import decode_body, dump
+from verifier_service.grading import Answer, judge_answer, read
+from verifier_service.process import die_with_parent
+from verifier_service.schemas import Verdict
+from verifier_service.tools import WorkerTools
+
+TICK_S = 0.25
+_LENGTH = struct.Struct("!Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One verdict as the grader wrote it."""
+
+    index: int
+    """Which completion of the body."""
+    key: str
+    kind: str
+    outcome: str
+    reason: str
+    elapsed_s: float
+    verdict: bytes
+    """JSON."""
+    copied: bool = False
+    """Equal to another completion of this batch, or known from an earlier one."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraderLimits:
+    """What one completion may use of the grader itself."""
+
+    cpu_s: float
+    wall_s: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the worker knows of a chunk's answers before they are judged."""
+
+    verdicts: Mapping[str, str]
+    """key -> verdict JSON"""
+    busy: Sequence[str] = ()
+    """Keys that another worker is judging right now."""
+
+
+class Lookup(Protocol):
+    """How a chunk learns what is already judged elsewhere."""
+
+    def look(self, keys: Sequence[str]) -> Known: ...
+
+    def wait(self, busy: Sequence[str], done: Sequence[Line], on_tick: Callable[[], None]) -> Known:
+        """Publish what is done here, then wait for the busy ones. In this order two chunks cannot wait in a circle."""
+        ...
+
+
+class GraderKilled(Exception):
+    """The grader hit a limit or died; `lines` is what it had finished, `victim` the completion it was at, None where
+    it had not begun to judge."""
+
+    def __init__(self, lines: list[Line], victim: int | None) -> None:
+        super().__init__(f"grader lost after {len(lines)} verdicts")
+        self.lines = lines
+        self.victim = victim
+
+
+class Grader:
+    """Handle of the grader process; starts it when needed and replaces it after every kill."""
+
+    def __init__(self, after_fork: Callable[[], None]) -> None:
+        self._after_fork = after_fork
+        self._pid = 0
+        self._sock: socket.socket | None = None
+        self._memory_fd = os.memfd_create("verdicts")
+        self.cpu_s = 0.0
+        """CPU seconds of the grader process during the last chunk."""
+
+    def start(self) -> None:
+        if self._pid:
+            return
+        ours, theirs = socket.socketpair()
+        worker_pid = os.getpid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                ours.close()
+                _become_grader(worker_pid)
+                self._after_fork()
+                serve(theirs, self._memory_fd)
+            finally:
+                os._exit(0)
+        theirs.close()
+        self._sock = ours
+        self._process = psutil.Process(self._pid)
+
+    def grade(
+        self, body: bytes, limits: GraderLimits, lookup: Lookup | None, on_tick: Callable[[], None]
+    ) -> list[Line]:
+        """All verdicts of a chunk. Raises `GraderKilled`, and whatever `on_tick` raises (the grader is killed then)."""
+        self.start()
+        os.ftruncate(self._memory_fd, 0)
+        os.lseek(self._memory_fd, 0, os.SEEK_SET)
+        cpu_before = self._cpu_s()
+        try:
+            self._converse(body, limits, lookup, on_tick)
+        except (OSError, psutil.Error) as error:
+            self.kill()
+            raise GraderKilled(*self._progress()) from error
+        except BaseException:
+            self.kill()
+            raise
+        self.cpu_s = self._cpu_s() - cpu_before
+        return self._progress()[0]
+
+    def memory_bytes(self) -> int:
+        return int(self._process.memory_info().rss) if self._pid else 0
+
+    def kill(self) -> None:
+        """End the grader and all that it started in its process group."""
+        if not self._pid:
+            return
+        for kill, target in ((os.killpg, self._pid), (os.kill, self._pid)):
+            try:
+                kill(target, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        os.waitpid(self._pid, 0)
+        self._pid = 0
+        assert self._sock is not None
+        self._sock.close()
+
+    def _converse(self, body: bytes, limits: GraderLimits, lookup: Lookup | None, on_tick: Callable[[], None]) -> None:
+        assert self._sock is not None
+        self._sock.settimeout(10.0)
+        send_frame(self._sock, (b"s" if lookup else b"-") + body)
+        if lookup is not None:
+            known = lookup.look(from_json(self._answer(limits, on_tick)))
+            send_frame(self._sock, dump([known.verdicts, known.busy]))
+            if known.busy:
+                self._answer(limits, on_tick)
+                later = lookup.wait(known.busy, self._progress()[0], on_tick)
+                send_frame(self._sock, dump([later.verdicts, []]))
+        self._answer(limits, on_tick)
+
+    def _answer(self, limits: GraderLimits, on_tick: Callable[[], None]) -> bytes:
+        """The next frame of the grader, watched over while it works."""
+        assert self._sock is not None
+        size, since, cpu_then = -1, 0.0, 0.0
+        self._sock.settimeout(TICK_S)
+        while True:
+            try:
+                first = self._sock.recv(_LENGTH.size)
+            except TimeoutError:
+                on_tick()
+                now_size = os.fstat(self._memory_fd).st_size
+                if now_size != size:
+                    size, since, cpu_then = now_size, time.monotonic(), self._cpu_s()
+                elif time.monotonic() - since > limits.wall_s or self._cpu_s() - cpu_then > limits.cpu_s:
+                    raise ConnectionAbortedError("time limit of the grader") from None
+                if self.memory_bytes() > limits.memory_bytes:
+                    raise ConnectionAbortedError("memory limit of the grader") from None
+                continue
+            if not first:
+                raise ConnectionResetError("the grader died")
+            self._sock.settimeout(10.0)
+            return receive_rest(self._sock, first)
+
+    def _cpu_s(self) -> float:
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+    def _progress(self) -> tuple[list[Line], int | None]:
+        """The finished lines, and the completion begun but not finished."""
+        written = os.pread(self._memory_fd, os.fstat(self._memory_fd).st_size, 0)
+        lines: list[Line] = []
+        begun = None
+        # What follows the last line feed was cut off by a kill.
+        for line in written.split(b"\n")[:-1]:
+            head, _tab, verdict = line.partition(b"\t")
+            if verdict:
+                index, key, kind, outcome, reason, elapsed_s, copied = from_json(head)
+                lines.append(Line(index, key, kind, outcome, reason, elapsed_s, verdict, copied))
+                begun = None
+            else:
+                begun = int(head)
+        return lines, begun
+
+
+def _become_grader(worker_pid: int) -> None:
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent(signal.SIGKILL, worker_pid)
+
+
+def serve(sock: socket.socket, memory_fd: int) -> None:
+    """The grader's own loop: chunks in, verdicts out, until the worker hangs up."""
+    tools = WorkerTools()
+    try:
+        while (frame := receive_frame(sock)) is not None:
+            answers = read(decode_body(frame[1:]))
+            known, busy = _ask(sock, answers) if frame[:1] == b"s" else ({}, set())
+            later = _judge_all(list(enumerate(answers)), known, busy, tools, memory_fd)
+            if later:
+                send_frame(sock, b"")
+                known |= from_json(receive_frame(sock) or b"[{}]")[0]
+                _judge_all(later, known, set(), tools, memory_fd)
+            send_frame(sock, b"")
+    finally:
+        tools.close()
+
+
+def _ask(sock: socket.socket, answers: Sequence[Answer]) -> tuple[dict[str, str], set[str]]:
+    keys = list(dict.fromkeys(answer.key for answer in answers if answer.key))
+    send_frame(sock, dump(keys))
+    known, busy = from_json(receive_frame(sock) or b"[{},[]]")
+    return known, set(busy)
+
+
+def _judge_all(
+    answers: Sequence[tuple[int, Answer]],
+    known: dict[str, str],
+    busy: set[str],
+    tools: WorkerTools,
+    memory_fd: int,
+) -> list[tuple[int, Answer]]:
+    """Judge what is neither known nor busy; `known` learns each new judgement. Returns what was left for later."""
+    later = []
+    for index, answer in answers:
+        if answer.key and answer.key in known:
+            verdict = Verdict.model_validate_json(known[answer.key]).model_copy(update={"cached": True})
+            _write_line(memory_fd, index, answer.key, verdict)
+        elif answer.key in busy:
+            later.append((index, answer))
+        else:
+            os.write(memory_fd, b"%d\n" % index)
+            verdict = judge_answer(answer, tools)
+            line = _write_line(memory_fd, index, answer.key, verdict)
+            if answer.key and verdict.reward is not None:
+                known[answer.key] = line
+    return later
+
+
+def _write_line(memory_fd: int, index: int, key: str, verdict: Verdict) -> str:
+    text = verdict.model_dump_json()
+    head = [index, key, verdict.verifier, verdict.outcome, verdict.reason, verdict.elapsed_s, verdict.cached]
+    os.write(memory_fd, dump(head) + b"\t" + text.encode() + b"\n")
+    return text
+
+
+def send_frame(sock: socket.socket, data: bytes) -> None:
+    sock.sendall(_LENGTH.pack(len(data)) + data)
+
+
+def receive_frame(sock: socket.socket) -> bytes | None:
+    """None when the other side hung up."""
+    first = sock.recv(_LENGTH.size)
+    return receive_rest(sock, first) if first else None
+
+
+def receive_rest(sock: socket.socket, first: bytes) -> bytes:
+    while len(first) < _LENGTH.size:
+        first += _some(sock, _LENGTH.size - len(first))
+    missing = _LENGTH.unpack(first)[0]
+    parts = []
+    while missing:
+        parts.append(_some(sock, missing))
+        missing -= len(parts[-1])
+    return b"".join(parts)
+
+
+def _some(sock: socket.socket, at_most: int) -> bytes:
+    data = sock.recv(min(at_most, 1 << 20))
+    if not data:
+        raise ConnectionResetError("the other side hung up in the middle of a frame")
+    return data

@@ -1,0 +1,79 @@
+"""Grade the completions of a chunk, equal answers once. Pure but for the graders it calls."""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from verifier_service.chunks import Piece, dump
+from verifier_service.errors import TaskRefused
+from verifier_service.registry import parse_task
+from verifier_service.schemas import Outcome, Task, Verdict
+from verifier_service.verifier import AnyVerifier, Tools
+from verifier_service.verify import find_answer, judge, to_verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One completion, as far as it can be read without judging: either `key` is set, or the verdict is known."""
+
+    verifier: AnyVerifier | None
+    task: Task | None
+    text: str | None
+    key: str
+    """Equal for equal (task, extracted answer, verifier version); empty where nothing is left to judge."""
+    verdict: Verdict | None = None
+
+
+def read(pieces: Sequence[Piece]) -> list[Answer]:
+    """Take the answers out of all completions of a chunk. Never raises."""
+    return [answer for piece in pieces for answer in _read_piece(piece)]
+
+
+def _read_piece(piece: Piece) -> Iterator[Answer]:
+    try:
+        verifier, task = parse_task(piece.task)
+    except (TaskRefused, ValidationError) as error:
+        # The API admitted the task, so this worker is of another version or lacks a plug-in: our fault.
+        verdict = cannot_judge(str(piece.task.get("kind")), "", "grader_bug", str(error))
+        yield from [Answer(None, None, None, "", verdict)] * len(piece.completions)
+        return
+    task_digest = hashlib.sha256(dump([verifier.kind, verifier.version, piece.task])).digest()
+    for completion in piece.completions:
+        found = find_answer(verifier, task, completion)
+        if isinstance(found, str):
+            key = hashlib.sha256(task_digest + found.encode("utf-8", "surrogatepass")).hexdigest()
+            yield Answer(verifier, task, found, key)
+        else:
+            yield Answer(verifier, task, None, "", to_verdict(verifier, found, None, 0.0))
+
+
+def judge_answer(answer: Answer, tools: Tools) -> Verdict:
+    if answer.verdict is not None:
+        return answer.verdict
+    assert answer.verifier is not None
+    assert answer.task is not None
+    assert answer.text is not None
+    started = time.perf_counter()
+    judgement = judge(answer.verifier, answer.task, answer.text, tools)
+    return to_verdict(answer.verifier, judgement, answer.text, time.perf_counter() - started)
+
+
+def cannot_judge(kind: str, version: str, reason: str, detail: str = "") -> Verdict:
+    return Verdict(
+        outcome=Outcome.ERROR,
+        reward=None,
+        reason=reason,
+        components={"detail": detail} if detail else {},
+        verifier=kind,
+        verifier_version=version,
+    )
+
+
+def grader_limit(kind: str, version: str) -> Verdict:
+    """The verdict of a completion that hit the grader's own limit, or killed its worker, twice."""
+    return Verdict(
+        outcome=Outcome.INCORRECT, reward=0.0, reason="grader_limit", verifier=kind, verifier_version=version
+    )

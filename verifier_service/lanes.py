@@ -1,0 +1,161 @@
+"""Names of everything the queue keeps in Redis, and the atomic steps on it. `docs/queue.md` draws the life of a chunk.
+
+A chunk's id starts with its lane (`code-<job>-3`), and every key of a lane starts `verifier:<lane>:`, `rq:queue:<lane>`
+or `rq:job:<lane>-`, so that a Redis ACL can hold a lane's workers to their own keys.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal, Protocol
+
+Lane = Literal["light", "code", "slow"]
+LANES: Final[tuple[Lane, ...]] = ("light", "code", "slow")
+
+FUNCTION: Final = "verifier_service.worker.grade_chunk"
+"""The only function name a worker accepts in a job."""
+
+
+def queue_key(lane: str) -> str:
+    return f"rq:queue:{lane}"
+
+
+def held_key(lane: str) -> str:
+    """RQ moves a chunk's id here when a worker takes it; it stays until the chunk is finished."""
+    return f"rq:queue:{lane}:intermediate"
+
+
+def workers_key(lane: str) -> str:
+    return f"rq:workers:{lane}"
+
+
+def record_key(chunk_id: str) -> str:
+    return f"rq:job:{chunk_id}"
+
+
+def lane_of(chunk_id: str) -> str:
+    return chunk_id.partition("-")[0]
+
+
+def payload_key(chunk_id: str) -> str:
+    return f"verifier:{lane_of(chunk_id)}:payload:{chunk_id}"
+
+
+def lease_key(chunk_id: str) -> str:
+    return f"verifier:{lane_of(chunk_id)}:lease:{chunk_id}"
+
+
+def results_key(lane: str, job_id: str) -> str:
+    return f"verifier:{lane}:results:{job_id}"
+
+
+def reply_key(lane: str, api_id: str) -> str:
+    return f"verifier:{lane}:reply:{api_id}"
+
+
+def stats_key(lane: str) -> str:
+    return f"verifier:{lane}:stats"
+
+
+def job_key(job_id: str) -> str:
+    return f"verifier:job:{job_id}"
+
+
+def request_key(owner: str, request_id: str) -> str:
+    return f"verifier:request:{owner}:{request_id}"
+
+
+def alone_lane(lane: str) -> str:
+    """Where a completion goes that is to be graded alone. Code stays in its lane: its workers may touch no other."""
+    return "code" if lane == "code" else "slow"
+
+
+def alone_id(chunk_id: str, position: int) -> str:
+    _lane, job_id, _rest = chunk_id.split("-", 2)
+    return f"{alone_lane(lane_of(chunk_id))}-{job_id}-alone{position}"
+
+
+# KEYS record, payload, lease, held; ARGV chunk id, worker, lease ms, ttl s. Returns attempts and payload, nil if gone.
+CLAIM = """
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  redis.call('LREM', KEYS[4], 1, ARGV[1])
+  return false
+end
+redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+redis.call('EXPIRE', KEYS[2], ARGV[4])
+return {redis.call('HINCRBY', KEYS[1], 'attempts', 1), redis.call('GET', KEYS[2])}
+"""
+
+# KEYS record, lease; ARGV worker, lease ms. Returns 1 while the chunk is wanted and still this worker's.
+RENEW = """
+local holder = redis.call('GET', KEYS[2])
+if redis.call('EXISTS', KEYS[1]) == 0 or (holder and holder ~= ARGV[1]) then return 0 end
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+
+# KEYS record, held, payload, lease, results, reply, stats; ARGV chunk id, message, results ttl s, completions.
+# The first to finish a chunk is heard, whoever else held it is not; one whose record is gone was cancelled.
+FINISH = """
+redis.call('LREM', KEYS[2], 1, ARGV[1])
+redis.call('DEL', KEYS[3], KEYS[4])
+if redis.call('DEL', KEYS[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[5], ARGV[1], ARGV[2])
+redis.call('EXPIRE', KEYS[5], ARGV[3])
+redis.call('RPUSH', KEYS[6], ARGV[2])
+redis.call('EXPIRE', KEYS[6], 60)
+redis.call('HINCRBY', KEYS[7], 'completions', ARGV[4])
+redis.call('HINCRBY', KEYS[7], 'chunks', 1)
+redis.call('EXPIRE', KEYS[7], 86400)
+return 1
+"""
+
+# KEYS held, queue, lease, record; ARGV chunk id, dead worker or ''. Gives a chunk that nobody holds back to the queue.
+RECOVER = """
+local holder = redis.call('GET', KEYS[3])
+if holder and holder ~= ARGV[2] then return 0 end
+if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
+redis.call('DEL', KEYS[3])
+if redis.call('EXISTS', KEYS[4]) == 0 then return 0 end
+redis.call('LPUSH', KEYS[2], ARGV[1])
+return 1
+"""
+
+# KEYS record, payload, queue; ARGV chunk id, '1' to withdraw it even from a worker. Returns 0 if it was dispatched.
+WITHDRAW = """
+if ARGV[2] == '0' and redis.call('HEXISTS', KEYS[1], 'attempts') == 1 then return 0 end
+redis.call('LREM', KEYS[3], 0, ARGV[1])
+redis.call('DEL', KEYS[1], KEYS[2])
+return 1
+"""
+
+
+class Script(Protocol):
+    """A registered script of either client; the asynchronous one returns an awaitable."""
+
+    def __call__(self, keys: Sequence[str], args: Sequence[Any]) -> Any: ...
+
+
+def claim_keys(chunk_id: str) -> list[str]:
+    return [record_key(chunk_id), payload_key(chunk_id), lease_key(chunk_id), held_key(lane_of(chunk_id))]
+
+
+def finish_keys(chunk_id: str, job_id: str, api_id: str) -> list[str]:
+    lane = lane_of(chunk_id)
+    return [
+        record_key(chunk_id),
+        held_key(lane),
+        payload_key(chunk_id),
+        lease_key(chunk_id),
+        results_key(lane, job_id),
+        reply_key(lane, api_id),
+        stats_key(lane),
+    ]
+
+
+def recover_keys(chunk_id: str) -> list[str]:
+    lane = lane_of(chunk_id)
+    return [held_key(lane), queue_key(lane), lease_key(chunk_id), record_key(chunk_id)]
+
+
+def withdraw_keys(chunk_id: str) -> list[str]:
+    return [record_key(chunk_id), payload_key(chunk_id), queue_key(lane_of(chunk_id))]

@@ -1,0 +1,75 @@
+"""Refusals as RFC 9457 problem documents. Every error body of the service is one of these."""
+
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from verifier_service.chunks import dump
+from verifier_service.schemas import FieldError, Problem
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Refusal(Exception):
+    """Raised anywhere in a route, answered as a problem document."""
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(detail)
+        title = HTTPStatus(status).phrase
+        self.problem = Problem(
+            type=f"urn:verifier:{kind}",
+            title=title,
+            status=status,
+            detail=detail,
+            errors=list(errors) if errors else None,
+        )
+        self.headers = {"Retry-After": str(retry_after_s)} if retry_after_s is not None else {}
+        if status == HTTPStatus.UNAUTHORIZED:
+            self.headers["WWW-Authenticate"] = "Bearer"
+
+
+def bad_body(detail: str, errors: Sequence[FieldError]) -> Refusal:
+    return Refusal(422, "bad-body", detail, errors=errors)
+
+
+def unreachable() -> Refusal:
+    return Refusal(503, "queue-unreachable", "the queue cannot be reached", retry_after_s=2)
+
+
+def to_response(refusal: Refusal) -> Response:
+    body: dict[str, Any] = refusal.problem.model_dump(exclude_none=True)
+    return Response(dump(body), refusal.problem.status, refusal.headers, MEDIA_TYPE)
+
+
+async def on_refusal(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)
+    return to_response(error)
+
+
+async def on_http_exception(_request: Request, error: Exception) -> Response:
+    """The framework's own refusals (unknown route, wrong method) in the same form."""
+    assert isinstance(error, HTTPException)
+    kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+    response = to_response(Refusal(error.status_code, kind, str(error.detail)))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def on_queue_error(request: Request, error: Exception) -> Response:
+    log.warning("%s: the queue cannot be reached: %s: %s", request.url.path, type(error).__name__, error)
+    return to_response(unreachable())

@@ -1,0 +1,271 @@
+"""A grading worker: RQ's loop around one grader process. The loop itself never runs a grader.
+
+What goes wrong, and what becomes of it:
+    grader hits a limit or dies   the completion it was at goes to the queue alone; the others continue here
+    ... alone                     `incorrect`, `grader_limit`
+    this process is killed        its lease runs out, the supervisor gives the chunk back (`supervisor.py`)
+    a chunk has killed two        it is split into single completions; one that alone killed two is `grader_limit`
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from redis import Redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+from rq.job import Job
+from rq.queue import Queue
+from rq.serializers import JSONSerializer
+from rq.worker import SimpleWorker
+
+from verifier_service import lanes
+from verifier_service.cache import JudgementCache
+from verifier_service.chunks import (
+    Header,
+    ResultHeader,
+    decode_body,
+    encode_body,
+    encode_result,
+    flatten,
+    join_chunk,
+    regroup,
+    split_chunk,
+)
+from verifier_service.grader import Grader, GraderKilled, GraderLimits, Line
+from verifier_service.grading import grader_limit
+from verifier_service.registry import verifier_for
+from verifier_service.rq_job import Enqueuer, GradingJob, GradingQueue, grading_queue, server_version
+from verifier_service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 2
+"""A chunk that was taken so often and never finished has killed its workers."""
+RUN_TTL_S = 6 * 3600
+"""How long what a worker holds may stay in Redis; far above any limit."""
+HEARTBEAT_S = 2.0
+WORKER_TTL_S = 20
+"""RQ blocks for this minus 15 seconds before it looks around."""
+
+
+def grade_chunk() -> NoReturn:
+    """The one function name of our jobs; the worker grades them itself."""
+    raise RuntimeError("a grading job is never called")
+
+
+class Unwanted(Exception):
+    """The chunk was cancelled, or given to another worker, while this one was at it."""
+
+
+def connect(url: str) -> Redis:
+    """A connection that outlives a restart of Redis: about twenty seconds of retries a command."""
+    retry = Retry(ExponentialBackoff(cap=2.0, base=0.05), retries=15)
+    errors: list[type[Exception]] = [RedisConnectionError, RedisTimeoutError, ConnectionError]
+    return Redis.from_url(url, retry=retry, retry_on_error=errors, health_check_interval=30)
+
+
+class GradingWorker(SimpleWorker):
+    """RQ's worker without what costs and what is dangerous: no pubsub thread that takes orders, no results of RQ, a
+    heartbeat every other second instead of three a job."""
+
+    def __init__(self, lane: lanes.Lane, name: str, connection: Redis, settings: Settings) -> None:
+        super().__init__(
+            [grading_queue(lane, connection)],
+            name=name,
+            connection=connection,
+            job_class=GradingJob,
+            queue_class=GradingQueue,
+            serializer=JSONSerializer,
+            worker_ttl=WORKER_TTL_S,
+            log_job_description=False,
+        )
+        self._settings = settings
+        self._lane = lane
+        self._beaten_at = 0.0
+        self._claim = connection.register_script(lanes.CLAIM)
+        self._renew = connection.register_script(lanes.RENEW)
+        self._finish = connection.register_script(lanes.FINISH)
+        self._cache = JudgementCache(connection, lane, name, settings)
+        self._grader = Grader(after_fork=connection.connection_pool.disconnect)
+        self._renewed_at = 0.0
+        self._taken_at = datetime.now(UTC)
+
+    # What RQ does around a job, cut to what is needed.
+
+    def subscribe(self) -> None: ...
+
+    def unsubscribe(self) -> None: ...
+
+    def check_for_suspension(self, burst: bool) -> None: ...
+
+    @property
+    def should_run_maintenance_tasks(self) -> bool:
+        return False
+
+    def procline(self, message: str) -> None: ...
+
+    def set_state(self, state: str, pipeline: Any = None) -> None:
+        self._state = state
+
+    def set_shutdown_requested_date(self) -> None: ...
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        if time.monotonic() - self._beaten_at < HEARTBEAT_S:
+            return
+        self._beaten_at = time.monotonic()
+        self.last_heartbeat = datetime.now(UTC)
+        with self.connection.pipeline() as pipe:
+            # Registered anew each time, so that a Redis that lost everything knows this worker again.
+            pipe.sadd(self.redis_workers_keys, self.key)
+            pipe.sadd(lanes.workers_key(self._lane), self.key)
+            pipe.hset(self.key, mapping=self.serialize())
+            pipe.expire(self.key, WORKER_TTL_S)
+            pipe.execute()
+
+    def bootstrap(self, *args: Any, **kwargs: Any) -> None:
+        self._grader.start()
+        super().bootstrap(*args, **kwargs)
+
+    def teardown(self) -> None:
+        self._grader.kill()
+        super().teardown()  # type: ignore[no-untyped-call]
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Grade one chunk. RQ calls this with every job it takes off the queue."""
+        self.set_state("busy")
+        try:
+            self._grade(job)
+        except Unwanted:
+            log.info("chunk %s is no longer wanted", job.id)
+        self.set_state("idle")
+        if self._grader.memory_bytes() > self._settings.recycle_memory_mb << 20:
+            self._stop_requested = True
+
+    def _grade(self, job: Job) -> None:
+        lease_ms = int(self._settings.lease_s * 1000)
+        claimed = self._claim(lanes.claim_keys(job.id), [job.id, self.name, lease_ms, RUN_TTL_S])
+        if claimed is None:
+            return
+        attempts, payload = claimed
+        if payload is None:
+            log.error("chunk %s has lost its payload", job.id)
+            self.connection.delete(lanes.record_key(job.id), lanes.lease_key(job.id))
+            self.connection.lrem(lanes.held_key(self._lane), 1, job.id)
+            return
+        self._renewed_at, self._taken_at = time.monotonic(), datetime.now(UTC)
+        header, body = split_chunk(payload)
+        if attempts <= MAX_ATTEMPTS:
+            # A chunk that killed a worker is not made to wait for the locks of the dead one.
+            header = replace(header, share=header.share and attempts == 1 and not header.alone)
+            lines, alone = self._grade_all(job.id, header, body)
+        elif header.alone:
+            lines, alone = {0: _limit_line(body)}, []
+        else:
+            lines, alone = {}, list(range(len(header.positions)))
+        self._report(job, header, lines, body, alone)
+
+    def _grade_all(self, chunk_id: str, header: Header, body: bytes) -> tuple[dict[int, Line], list[int]]:
+        """All verdicts that could be had here, and which completions are to be graded alone."""
+        lines: dict[int, Line] = {}
+        alone: list[int] = []
+        todo = list(range(len(header.positions)))
+        while todo:
+            part = body if len(todo) == len(header.positions) else _part(body, todo)
+            try:
+                done = self._ask_grader(chunk_id, header, part)
+            except GraderKilled as killed:
+                done = killed.lines
+                victims = range(len(todo)) if killed.victim is None else [killed.victim]
+                log.warning("chunk %s: the grader was lost at %s", chunk_id, [todo[victim] for victim in victims])
+                if header.alone:
+                    done.append(_limit_line(body))
+                else:
+                    alone += [todo[victim] for victim in victims]
+            self._cache.publish(done)
+            lines |= {todo[line.index]: line for line in done}
+            todo = [index for index in todo if index not in lines and index not in alone]
+        return lines, alone
+
+    def _ask_grader(self, chunk_id: str, header: Header, body: bytes) -> list[Line]:
+        settings = self._settings
+        limits = GraderLimits(
+            cpu_s=settings.grader_cpu_s,
+            wall_s=settings.grader_wall_s + 10 * header.limit_s,
+            memory_bytes=settings.grader_memory_mb << 20,
+        )
+
+        def on_tick() -> None:
+            self._tick(chunk_id)
+
+        return self._grader.grade(body, limits, self._cache if self._shares(header) else None, on_tick)
+
+    def _shares(self, header: Header) -> bool:
+        return header.share and self._settings.cache_size > 0
+
+    def _tick(self, chunk_id: str) -> None:
+        """Called several times a second while the grader works: keep the lease, notice a cancelled chunk."""
+        self.heartbeat()
+        if time.monotonic() - self._renewed_at < self._settings.lease_s / 4:
+            return
+        self._renewed_at = time.monotonic()
+        keys = [lanes.record_key(chunk_id), lanes.lease_key(chunk_id)]
+        if not self._renew(keys, [self.name, int(self._settings.lease_s * 1000)]):
+            raise Unwanted(chunk_id)
+
+    def _report(self, job: Job, header: Header, lines: Mapping[int, Line], body: bytes, alone: Sequence[int]) -> None:
+        """Hand in the verdicts and, in the same transaction, enqueue what is to be graded alone."""
+        result = self._result(job, header, lines)
+        keys = lanes.finish_keys(job.id, header.job_id, header.api_id)
+        args: list[str | bytes | int] = [job.id, result, header.result_ttl_s, len(lines)]
+        if not alone:
+            self._finish(keys, args)
+            return
+        enqueuer = Enqueuer(server_version(self.connection.info("server")))
+        with self.connection.pipeline(transaction=True) as pipe:
+            pipe.multi()
+            for index in alone:
+                position = header.positions[index]
+                single = replace(header, positions=[position], alone=True)
+                payload = join_chunk(single, _part(body, [index]))
+                enqueuer.put(pipe, lanes.alone_id(job.id, position), payload, RUN_TTL_S)
+            self._finish(keys, args, client=pipe)
+            pipe.execute()
+
+    def _result(self, job: Job, header: Header, lines: Mapping[int, Line]) -> bytes:
+        queued_at = job.enqueued_at or datetime.now(UTC)
+        judged: dict[str, tuple[int, float]] = {}
+        for line in lines.values():
+            if not line.copied:
+                count, seconds = judged.get(line.kind, (0, 0.0))
+                judged[line.kind] = count + 1, seconds + line.elapsed_s
+        result_header = ResultHeader(
+            chunk_id=job.id,
+            job_id=header.job_id,
+            positions=[header.positions[index] for index in lines],
+            tallies=dict(Counter(f"{line.kind} {line.outcome} {line.reason}" for line in lines.values())),
+            judged=judged,
+            grading_cpu_s=self._grader.cpu_s,
+            queue_s=max(0.0, (self._taken_at - queued_at).total_seconds()),
+            cached=sum(line.copied for line in lines.values()),
+        )
+        return encode_result(result_header, [line.verdict for line in lines.values()])
+
+
+def _part(body: bytes, indices: Sequence[int]) -> bytes:
+    """The body of a chunk cut to some of its completions."""
+    singles = flatten(decode_body(body))
+    return encode_body(regroup([singles[index] for index in indices]))
+
+
+def _limit_line(body: bytes) -> Line:
+    """The verdict of the one completion in this body that hit the grader's limit alone."""
+    kind = str(decode_body(body)[0].task["kind"])
+    verdict = grader_limit(kind, verifier_for(kind).version)
+    return Line(0, "", kind, verdict.outcome, verdict.reason, 0.0, verdict.model_dump_json().encode())
