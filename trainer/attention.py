@@ -1,0 +1,97 @@
+"""Attention over packed sequences: each sequence of a row attends to itself only, and no T x T mask is ever made.
+
+Registered in transformers under the name `packed`. Sequences of like length share one causal kernel call; the
+shorter ones are filled up on the right *inside the call only*, which causal attention cannot see.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+MAX_FILL = 1.25
+"""A call may compute on this many times the tokens it holds; more calls would cost more than the filling."""
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """Where the sequences of a row lie, made once a microbatch and used by every layer.
+
+    Lengths (2, 3) in one call: gather = [[0, 1, 1], [2, 3, 4]], scatter = [0, 1, 3, 4, 5].
+    """
+
+    gathers: tuple[torch.Tensor, ...]
+    """For each kernel call int64 [sequences, longest]: indices into the row; the last token repeated as filling."""
+    scatter: torch.Tensor
+    """int64 [T]: for each token of the row its place in the calls' outputs, laid one behind the other."""
+
+
+def lay_out(lengths: Sequence[int], device: torch.device) -> PackedLayout:
+    """Group the sequences of a row by like length."""
+    starts = [0]
+    for length in lengths:
+        starts.append(starts[-1] + length)
+    gathers, scatter, offset = [], torch.empty(starts[-1], dtype=torch.int64), 0
+    for members in _calls(lengths):
+        longest = lengths[members[0]]
+        begin = torch.tensor([starts[i] for i in members])[:, None]
+        filled = torch.tensor([lengths[i] for i in members])[:, None]
+        within = torch.arange(longest).expand(len(members), -1)
+        real = within < filled
+        gather = begin + torch.minimum(within, filled - 1)
+        places = offset + torch.arange(gather.numel()).view_as(gather)
+        scatter[gather[real]] = places[real]
+        gathers.append(gather.to(device))
+        offset += gather.numel()
+    return PackedLayout(tuple(gathers), scatter.to(device))
+
+
+def _calls(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of the sequences, longest first, cut where filling would exceed `MAX_FILL`."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    calls: list[list[int]] = []
+    for i in order:
+        if calls and lengths[calls[-1][0]] <= MAX_FILL * lengths[i]:
+            calls[-1].append(i)
+        else:
+            calls.append([i])
+    return calls
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    layout: PackedLayout,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """query [1, heads, T, head_dim]; key, value [1, kv_heads, T, head_dim] -> [1, T, heads, head_dim].
+
+    Raises ValueError for a sliding window shorter than a sequence, which this kernel does not know.
+    """
+    longest = max(gather.shape[1] for gather in layout.gathers)
+    if sliding_window is not None and sliding_window < longest:
+        raise ValueError(f"packed attention has no sliding window ({sliding_window} < sequence of {longest} tokens)")
+    outputs = []
+    for gather in layout.gathers:
+        # index_select and not indexing: its backward adds up in a fixed order, whatever the number of threads.
+        q, k, v = (
+            rows[0].index_select(1, gather.flatten()).unflatten(1, gather.shape).transpose(0, 1)
+            for rows in (query, key, value)
+        )
+        out = scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+        )
+        outputs.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs).index_select(0, layout.scatter)[None], None
+
+
+AttentionInterface.register("packed", packed_attention)

@@ -1,0 +1,85 @@
+"""From samples to packed microbatches, in the order of their groups."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+
+from trainer.types import Microbatch, TrainingBatch, TrainingSample
+
+
+def build_batches(
+    samples: Sequence[TrainingSample], num_updates: int, tokens_per_microbatch: int
+) -> tuple[TrainingBatch, ...]:
+    """One batch an optimizer step. Whole groups are dealt out in order, as evenly as they go.
+
+    With fewer groups than updates there are fewer updates: an optimizer step on nothing would still move the policy.
+    """
+    groups: dict[int, list[TrainingSample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.group_index, []).append(sample)
+    members = list(groups.values())
+    num_updates = min(num_updates, len(members))
+    bounds = [round(i * len(members) / num_updates) for i in range(num_updates + 1)] if num_updates else [0]
+    return tuple(
+        build_batch([s for group in members[a:b] for s in group], tokens_per_microbatch) for a, b in pairwise(bounds)
+    )
+
+
+def build_batch(samples: Sequence[TrainingSample], tokens_per_microbatch: int) -> TrainingBatch:
+    """Pack the samples of one update."""
+    trained = [s for s in samples if s.in_loss]
+    return TrainingBatch(
+        microbatches=tuple(pack(row) for row in fill_rows(samples, tokens_per_microbatch)),
+        num_loss_tokens=sum(len(s.token_ids) for s in trained),
+        num_sequences=len(trained),
+    )
+
+
+def fill_rows(samples: Sequence[TrainingSample], tokens_per_row: int) -> list[list[TrainingSample]]:
+    """First fit, longest first. A sequence longer than a row gets a row for itself."""
+    rows: list[list[TrainingSample]] = []
+    room: list[int] = []
+    for sample in sorted(samples, key=lambda s: -num_tokens(s)):  # stable: equal lengths stay in order
+        size = num_tokens(sample)
+        fit = next((i for i, free in enumerate(room) if free >= size), None)
+        if fit is None:
+            rows.append([sample])
+            room.append(tokens_per_row - size)
+        else:
+            rows[fit].append(sample)
+            room[fit] -= size
+    return rows
+
+
+def num_tokens(sample: TrainingSample) -> int:
+    return len(sample.prompt_ids) + len(sample.token_ids)
+
+
+def pack(samples: Sequence[TrainingSample]) -> Microbatch:
+    """Lay samples one behind the other; types.Microbatch shows the result."""
+    ids: list[int] = []
+    predict_at: list[int] = []
+    for sample in samples:
+        first = len(ids) + len(sample.prompt_ids) - 1
+        predict_at += range(first, first + len(sample.token_ids))
+        ids += [*sample.prompt_ids, *sample.token_ids]
+    repeats = torch.tensor([len(s.token_ids) for s in samples])
+    return Microbatch(
+        input_ids=torch.tensor(ids),
+        position_ids=torch.cat([torch.arange(num_tokens(s)) for s in samples]),
+        lengths=tuple(num_tokens(s) for s in samples),
+        predict_at=torch.tensor(predict_at),
+        targets=torch.tensor([t for s in samples for t in s.token_ids]),
+        sequence_ids=torch.arange(len(samples)).repeat_interleave(repeats),
+        rollout_logprobs=torch.tensor([x for s in samples for x in s.rollout_logprobs]),
+        advantages=torch.tensor([s.advantage for s in samples]).repeat_interleave(repeats),
+        loss_mask=torch.tensor([s.in_loss for s in samples]).repeat_interleave(repeats),
+    )
+
+
+def to_device(batch: Microbatch, device: torch.device) -> Microbatch:
+    """The same microbatch with its tensors on `device`."""
+    names = [n for n, v in vars(batch).items() if isinstance(v, torch.Tensor)]
+    return replace(batch, **{n: getattr(batch, n).to(device, non_blocking=True) for n in names})

@@ -1,0 +1,64 @@
+"""What the trainer asks of an engine, whether it runs here, on another GPU or behind HTTP."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from trainer.types import Prompt, RolloutGroup
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn; top_p is 1, so the sampler's distribution is the policy's."""
+
+    temperature: float
+    max_tokens: int
+    """Completion tokens at most; a completion that long without an end token is truncated."""
+
+
+@dataclass(frozen=True)
+class RolloutRequest:
+    """One prompt and the seeds of its completions.
+
+    RolloutRequest(index=3, prompt=..., prompt_ids=(256, 115, 104), seeds=(0x1f.., 0xa0..))
+    """
+
+    index: int
+    prompt: Prompt
+    prompt_ids: tuple[int, ...]
+    seeds: tuple[int, ...]
+    """One a completion, so their number is the group's size."""
+
+
+class Engine(Protocol):
+    def rollout(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> Iterator[RolloutGroup]:
+        """Each group as soon as its last completion is done, in any order, while others are still generated.
+
+        What a request gives depends on weights, prompt and seeds, not on what it shares a batch with.
+        """
+        ...
+
+    def push(self, weights: Iterable[tuple[str, torch.Tensor]], policy_version: int) -> None:
+        """Take new weights; they count from the next rollout on, no cached state of the old ones survives."""
+        ...
+
+    def fingerprint(self, sequences: Sequence[Sequence[int]], temperature: float) -> list[list[float]]:
+        """Log-probability of every token but the first of each sequence, under the weights the engine really has."""
+        ...
+
+    def sleep(self) -> None:
+        """Give memory back while the policy trains."""
+        ...
+
+    def wake(self) -> None:
+        """Be ready for `push` and `rollout`."""
+        ...
+
+
+def sampling_seed(run_seed: str, step: int, prompt_id: str, sample: int) -> int:
+    """64 bits; a pure function of its arguments, the same on every machine and in every process."""
+    key = f"{run_seed}/{step}/{prompt_id}/{sample}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")

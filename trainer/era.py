@@ -1,0 +1,69 @@
+"""Eras: when the reference and the optimizer are reset, and the reset itself."""
+
+from dataclasses import replace
+
+from trainer.errors import ResetError
+from trainer.prompts import DrawState
+from trainer.run import Run, copy_weights
+from trainer.run_config import RunConfig
+from trainer.triggers import Cause, after_reset, due
+from trainer.update import make_optimizer
+from trainer.weight_sync import largest_difference
+
+
+def apply_if_due(run: Run, config: RunConfig) -> Cause | None:
+    """Reset after the step that was just done, if anything asks for it; returns the cause. `config` is the step's."""
+    step = run.state.step
+    if step >= run.config.num_steps:
+        return None  # a reset nothing would follow
+    stage_begins = any(s.with_reset and s.from_step == step + 1 for s in run.config.stages)
+    cause = Cause.STAGE if stage_begins else due(run.state.triggers, step, reset_file_waits(run), config.reset)
+    if cause is not None:
+        hard_reset(run, cause, config)
+        (run.config.run_dir / "RESET").unlink(missing_ok=True)
+    return cause
+
+
+def reset_file_waits(run: Run) -> bool:
+    """A RESET file counts in the era that it was touched in, also where a kill kept it from being removed."""
+    file, era = run.config.run_dir / "RESET", run.checkpoints.era_folder(run.state.era) / "era.json"
+    return file.exists() and file.stat().st_mtime_ns > era.stat().st_mtime_ns
+
+
+def hard_reset(run: Run, cause: Cause, config: RunConfig) -> None:
+    """Reference <- policy, optimizer fresh, warm-up again, nothing remembered of the old era (ProRL, section 2.3.1).
+
+    With `reset.source = "best"` the policy goes back to the era's best validated checkpoint first. The new reference
+    is stored, the ledger written, the checkpoint saved, in this order: killed anywhere between, the resumed run finds
+    the step before and does the same reset again.
+    """
+    step = run.state.step
+    if config.reset.source == "best" and run.state.best is not None and run.state.best.step < step:
+        copy_weights(run.load_policy_of(run.state.best.step), run.policy.model)
+        run.push()
+    begin_era(run, run.state.era + 1, cause)
+    if config.reset.optimizer == "fresh":
+        next_config = run.config.at(step + 1, run.state.era)
+        run.optimizer = make_optimizer(run.policy.parameters(), next_config.optimizer)
+    run.state = replace(
+        run.state,
+        triggers=after_reset(step),
+        carry=(),
+        best=None,
+        draws=DrawState(counts=run.state.draws.counts),  # retired prompts come again
+    )
+    run.collector.prompts.state = run.state.draws
+    run.note("reset", cause)
+    run.save()
+
+
+def begin_era(run: Run, era: int, cause: str) -> None:
+    """Store the policy as the reference of `era` and make it the reference. Raises ResetError unless it is."""
+    reference_hash = run.checkpoints.save_era(
+        run.policy.model, run.tokenizer, era, {"step": run.state.step, "cause": cause, "run": run.config.run_dir.name}
+    )
+    copy_weights(run.policy.model, run.reference.model)
+    difference = largest_difference(run.probe.by_policy(run.policy), run.probe.by_policy(run.reference))
+    if difference != 0.0:
+        raise ResetError(f"after the reset of step {run.state.step} policy and reference differ by {difference:.3g}")
+    run.state = replace(run.state, era=era, reference_hash=reference_hash)

@@ -1,0 +1,112 @@
+"""The numbers of one step, under the names of `metrics.jsonl`."""
+
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from trainer.evaluate import ValidationScores
+from trainer.guard import WATCHED
+from trainer.rollouts import Collected
+from trainer.state import RunState
+from trainer.types import RolloutGroup, UpdateStats
+
+
+class Clock:
+    """Seconds of a step and of its parts."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._parts: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, part: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self._parts[part] = time.monotonic() - begun
+
+    def __getitem__(self, part: str) -> float:
+        return self._parts[part]
+
+    @property
+    def total_s(self) -> float:
+        return time.monotonic() - self._begun
+
+
+def step_metrics(
+    state: RunState,
+    collected: Collected,
+    stats: UpdateStats,
+    clock: Clock,
+    sync_difference: float,
+    scores: ValidationScores | None,
+) -> dict[str, Any]:
+    """One line of metrics. Rewards are those of all groups judged in the step, kept or not; NaN where not measured."""
+    refill, rewards = collected.refill, collected.rewards
+    lengths = [len(r.token_ids) for g in collected.judged for r in g.rollouts]
+    nan = float("nan")
+    loss_means = {name: stats.means.get(name, nan) for name in LOSS_MEANS}
+    metrics = {
+        "step": state.step,
+        "era": state.era,
+        **reward_summary(collected.judged),
+        **loss_means,
+        "grad_norm": stats.grad_norm,
+        "learning_rate": stats.learning_rate,
+        "num_updates": stats.num_updates,
+        "num_loss_tokens": stats.num_loss_tokens,
+        "completion_tokens_mean": statistics.fmean(lengths) if lengths else nan,
+        "completion_tokens_max": max(lengths, default=0),
+        "kept_group_frac": refill.kept_group_frac,
+        "fill_frac": refill.fill_frac,
+        "num_rounds": refill.num_rounds,
+        "num_carried": refill.num_carried,
+        "reward_error_frac": rewards.unknown_frac,
+        "sync_difference": sync_difference,
+        "tokens_per_s": sum(lengths) / clock.total_s,
+        "time_step_s": clock.total_s,
+        "time_generate_s": rewards.generate_s,
+        "time_reward_s": rewards.wait_s,
+        "time_reward_busy_s": rewards.busy_s,
+        "time_update_s": clock["update"],
+        "time_sync_s": clock["sync"],
+        "domains": {name: reward_summary(groups) for name, groups in by_domain(collected.judged).items()},
+    }
+    return metrics | ({"validation": scores.for_metrics()} if scores else {})
+
+
+LOSS_MEANS = (
+    "loss",
+    "kl_ref",
+    "entropy",
+    "clip_low_frac",
+    "clip_high_frac",
+    "logprob_mismatch_kl",
+    "mismatch_dropped_frac",
+)
+
+
+def reward_summary(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """Over completions; the std too, so it holds both the spread within groups and between them."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    known = [rollout.reward for rollout in rollouts if rollout.reward is not None]
+    return {
+        "reward_mean": statistics.fmean(known) if known else float("nan"),
+        "reward_std": statistics.pstdev(known) if known else float("nan"),
+        "truncated_frac": sum(r.truncated for r in rollouts) / max(len(rollouts), 1),
+        "num_completions": len(rollouts),
+    }
+
+
+def by_domain(groups: Sequence[RolloutGroup]) -> dict[str, list[RolloutGroup]]:
+    domains: dict[str, list[RolloutGroup]] = {}
+    for group in groups:
+        domains.setdefault(group.prompt.domain, []).append(group)
+    return dict(sorted(domains.items()))
+
+
+def watched(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """What the guards look at; a step without an update measured none of the update's numbers."""
+    names = WATCHED if metrics["num_updates"] else ("reward_error_frac",)
+    return {name: metrics[name] for name in names}

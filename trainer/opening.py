@@ -1,0 +1,193 @@
+"""Opening a run directory: a new run, or the continuation of the one in it."""
+
+import hashlib
+import json
+import logging
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from trainer.checkpoint import Checkpoint, Checkpoints
+from trainer.demo import make_demo_model
+from trainer.engine.torch_engine import TorchEngine
+from trainer.errors import ConfigError
+from trainer.files import folder_atomically
+from trainer.jsonl import write_atomically
+from trainer.ledger import Ledger
+from trainer.metrics import MetricsWriter
+from trainer.policy import Policy, load_model, load_tokenizer
+from trainer.prompts import PromptSource, Sampler, encode_prompt, hold_out, load_source
+from trainer.reward import RewardClient, Scorer
+from trainer.rollouts import Collector
+from trainer.run import Run, torch_dtype
+from trainer.run_config import RunConfig, SourceConfig
+from trainer.state import RunState
+from trainer.types import Prompt
+from trainer.update import make_optimizer
+from trainer.weight_sync import Probe
+
+logger = logging.getLogger(__name__)
+
+NUM_PROBES = 8
+FIXED = ("seed", "model")
+"""Keys that a resumed run cannot change."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """All prompts of a run, in tokens."""
+
+    training: dict[str, list[Prompt]]
+    validation: dict[str, list[Prompt]]
+    prompt_ids: dict[str, tuple[int, ...]]
+    """By prompt id; training and validation have different ids, their domains' names being different or not."""
+
+    def digest(self) -> str:
+        """Changes with any prompt, the order, the tokenizer or the chat template."""
+        hasher = hashlib.sha256()
+        for domains in (self.training, self.validation):
+            for name in sorted(domains):
+                for prompt in domains[name]:
+                    line = [prompt.id, self.prompt_ids[prompt.id], dict(prompt.task)]
+                    hasher.update(json.dumps(line, sort_keys=True).encode())
+        return hasher.hexdigest()
+
+
+def open_run(config: RunConfig, client: RewardClient, sample: Sampler) -> Run:
+    """A run ready for its next step; a new one has its first reference stored, but no checkpoint yet.
+
+    Raises ConfigError for a config that cannot be run, CheckpointError for a run directory that cannot be continued.
+    """
+    use_cpu_well(config)
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    changes = keep_config(config)
+    checkpoints = Checkpoints(config.run_dir, config.checkpoint.keep)
+    checkpoint = checkpoints.load_latest()
+    training, validation = load_prompts(config, sample)
+    folder = checkpoint.policy_folder if checkpoint else first_model(config, training)
+    tokenizer = load_tokenizer(folder)
+    data = tokenize(training, validation, tokenizer, config.sampling.max_prompt_tokens)
+    run = assemble(config, folder, tokenizer, data, checkpoints, checkpoint, client)
+    if checkpoint:
+        run.load_checkpoint(checkpoint)
+        run.note("resume", "killed" if run.state.step < config.num_steps else "again", changes)
+    return run
+
+
+def assemble(
+    config: RunConfig,
+    folder: Path | str,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Data,
+    checkpoints: Checkpoints,
+    checkpoint: Checkpoint | None,
+    client: RewardClient,
+) -> Run:
+    """The parts of a run, all with the weights in `folder`."""
+    dtype = torch_dtype(config)
+    policy, reference = (Policy(load_model(folder, dtype), config.sampling.temperature) for _ in range(2))
+    reference.model.requires_grad_(False)
+    engine = TorchEngine(load_model(folder, dtype), tokenizer, config.engine.max_rows)
+    scorer = Scorer(client, config.reward, config.run_dir.name)
+    first = [data.prompt_ids[p.id] for prompts in data.training.values() for p in prompts[:NUM_PROBES]]
+    return Run(
+        config=config,
+        policy=policy,
+        reference=reference,
+        tokenizer=tokenizer,
+        optimizer=make_optimizer(policy.parameters(), config.optimizer),
+        engine=engine,
+        scorer=scorer,
+        collector=Collector(PromptSource(data.training, config.seed), data.prompt_ids, engine, scorer),
+        validation_sets={n: [(p, data.prompt_ids[p.id]) for p in ps] for n, ps in data.validation.items()},
+        probe=Probe.of(first[:NUM_PROBES], len(tokenizer)),
+        data_hash=data.digest(),
+        checkpoints=checkpoints,
+        ledger=Ledger(config.run_dir),
+        metrics=MetricsWriter(config.run_dir, checkpoint.state.step if checkpoint else -1),
+        state=RunState(),
+    )
+
+
+def use_cpu_well(config: RunConfig) -> None:
+    """Threads as configured, and on the CPU only kernels that give the same bits every time."""
+    if config.model.num_threads:
+        torch.set_num_threads(config.model.num_threads)
+    torch.use_deterministic_algorithms(not torch.cuda.is_available())
+
+
+def keep_config(config: RunConfig) -> dict[str, Any]:
+    """Write `config.toml`; returns what changed since the run was last started. Raises ConfigError for a fixed key."""
+    path = config.run_dir / "config.toml"
+    source = config.as_source()
+    changes: dict[str, Any] = {}
+    if path.exists():
+        before, now = flatten(tomllib.loads(path.read_text(encoding="utf-8"))), flatten(source)
+        changes = {key: now.get(key) for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)}
+        if fixed := [key for key in changes if key.split(".")[0] in FIXED]:
+            raise ConfigError(f"{config.run_dir} was started with another {fixed[0]}; use another run_dir")
+    write_atomically(path, tomli_w.dumps(source))
+    return changes
+
+
+def flatten(source: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"loss": {"kl_coef": 0.1}} -> {"loss.kl_coef": 0.1}."""
+    flat: dict[str, Any] = {}
+    for key, value in source.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def load_prompts(config: RunConfig, sample: Sampler) -> tuple[dict[str, list[Prompt]], dict[str, list[Prompt]]]:
+    """Training and validation prompts by domain; what the validation has, the training has not."""
+
+    def load(sources: Sequence[SourceConfig], part: str) -> dict[str, list[Prompt]]:
+        cache = config.run_dir / "prompts" / part
+        return {source.name: load_source(source, sample, cache, part) for source in sources}
+
+    validation = load(config.validation.sources, "validation") if config.validation else {}
+    held = [prompt for prompts in validation.values() for prompt in prompts]
+    training = {name: hold_out(prompts, held) for name, prompts in load(config.data.sources, "training").items()}
+    return training, validation
+
+
+def tokenize(
+    training: dict[str, list[Prompt]],
+    validation: dict[str, list[Prompt]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_tokens: int,
+) -> Data:
+    """Prompts longer than `max_tokens` leave, and are counted. Raises ConfigError where a domain has none left."""
+    prompt_ids: dict[str, tuple[int, ...]] = {}
+
+    def fitting(domains: dict[str, list[Prompt]]) -> dict[str, list[Prompt]]:
+        kept = {}
+        for name, prompts in domains.items():
+            ids = {prompt.id: encode_prompt(tokenizer, prompt) for prompt in prompts}
+            kept[name] = [prompt for prompt in prompts if len(ids[prompt.id]) <= max_tokens]
+            if not kept[name]:
+                raise ConfigError(f"data source {name}: no prompt is left to use")
+            if len(kept[name]) < len(prompts):
+                logger.warning("%s: %d prompts are too long", name, len(prompts) - len(kept[name]))
+            prompt_ids.update(ids)
+        return kept
+
+    return Data(fitting(training), fitting(validation), prompt_ids)
+
+
+def first_model(config: RunConfig, training: Mapping[str, Sequence[Prompt]]) -> Path | str:
+    """Folder or hub name of the model to begin with; the demo's is made now."""
+    if config.model.demo is None:
+        assert config.model.path is not None  # one of the two, says the config
+        return config.model.path
+    folder = config.run_dir / "model"
+    if not folder.exists():
+        with folder_atomically(folder) as unfinished:
+            make_demo_model([p for prompts in training.values() for p in prompts], config.model.demo, unfinished)
+    return folder

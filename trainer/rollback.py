@@ -1,0 +1,26 @@
+"""What follows when a guard raises its alarm."""
+
+from dataclasses import replace
+
+from trainer.errors import GuardError
+from trainer.guard import Alarm
+from trainer.metrics import MetricsWriter
+from trainer.run import Run
+
+
+def act_on(alarm: Alarm, run: Run) -> None:
+    """Go back to the last checkpoint from before the trouble began, or raise GuardError.
+
+    What was undone leaves metrics and checkpoints; the ledger keeps it. The number of rollbacks is part of every
+    sampling seed, so the run does not walk the same way again.
+    """
+    if alarm.action == "stop":
+        raise GuardError(f"step {run.state.step}: {alarm.message}")
+    num_rollbacks = run.state.guards.num_rollbacks + 1
+    run.load_checkpoint(run.checkpoints.load_before_trouble())
+    run.state = replace(run.state, guards=replace(run.state.guards, num_rollbacks=num_rollbacks))
+    run.note("rollback", alarm.message)
+    run.checkpoints.remove_after(run.state.step)
+    run.save()
+    run.metrics.close()
+    run.metrics = MetricsWriter(run.config.run_dir, run.state.step)

@@ -1,0 +1,152 @@
+"""A run and its parts, and how it goes back to a checkpoint, proven to be the same."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trainer.checkpoint import Checkpoint, Checkpoints, Fingerprint
+from trainer.engine.protocol import Engine
+from trainer.errors import CheckpointError
+from trainer.ledger import Ledger, LedgerEvent, read_ledger
+from trainer.metrics import MetricsWriter
+from trainer.policy import Policy, load_model
+from trainer.reward import Scorer
+from trainer.rollouts import Collector
+from trainer.run_config import RunConfig
+from trainer.state import RunState
+from trainer.types import Prompt
+from trainer.weight_sync import Probe, largest_difference, push_weights
+
+
+@dataclass
+class Run:
+    """Everything the loop works with. `state` is what a checkpoint remembers, the rest is made again."""
+
+    config: RunConfig
+    policy: Policy
+    reference: Policy
+    tokenizer: PreTrainedTokenizerBase
+    optimizer: torch.optim.Optimizer
+    engine: Engine
+    scorer: Scorer
+    collector: Collector
+    validation_sets: dict[str, list[tuple[Prompt, tuple[int, ...]]]]
+    probe: Probe
+    data_hash: str
+    checkpoints: Checkpoints
+    ledger: Ledger
+    metrics: MetricsWriter
+    state: RunState
+
+    def fingerprint(self) -> Fingerprint:
+        """What must be the same after a resume."""
+        return {
+            "policy": self.probe.by_policy(self.policy),
+            "reference": self.probe.by_policy(self.reference),
+            "engine": self.probe.by_engine(self.engine, self.policy.temperature),
+            "data": self.data_hash,
+        }
+
+    def save(self) -> None:
+        self.checkpoints.save(self.policy.model, self.tokenizer, self.optimizer, self.state, self.fingerprint())
+
+    def push(self) -> float:
+        """Give the engine the policy's weights; returns the largest difference of log-probabilities."""
+        tolerance = self.config.engine.sync_tolerance
+        return push_weights(self.policy, self.engine, self.state.step, self.probe, tolerance)
+
+    def note(self, event: str, cause: str, changes: dict[str, Any] | None = None, parent: str | None = None) -> None:
+        """A line in the ledger."""
+        self.ledger.append(
+            LedgerEvent.model_validate(
+                {
+                    "event": event,
+                    "step": self.state.step,
+                    "era": self.state.era,
+                    "cause": cause,
+                    "validation": self.state.validation,
+                    "changes": changes or {},
+                    "verifier_versions": self.state.verifier_versions,
+                    "reference_hash": self.state.reference_hash,
+                    "parent": parent,
+                }
+            )
+        )
+
+    def load_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Weights, optimizer and state back in place, the engine's too. Raises CheckpointError where they differ."""
+        dtype = torch_dtype(self.config)
+        reference = self.checkpoints.era_folder(checkpoint.state.era, checkpoint.state.reference_hash)
+        copy_weights(load_model(checkpoint.policy_folder, dtype), self.policy.model)
+        copy_weights(load_model(reference, dtype), self.reference.model)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.state = checkpoint.state
+        self.collector.prompts.state = checkpoint.state.draws
+        self.push()
+        check_fingerprint(checkpoint.fingerprint, self.fingerprint(), self.config.engine.sync_tolerance)
+
+    def stage_config(self, step: int) -> RunConfig:
+        """The config of a step; where a stage begins with it the ledger gets a line."""
+        now = self.config.at(step, self.state.era)
+        for stage in self.config.stages:
+            if stage.from_step == step or (
+                stage.from_era == self.state.era and self.state.triggers.era_start_step == step - 1
+            ):
+                self.note("stage", stage.name, dict(stage.set))
+        return now
+
+    def checkpoint_is_due(self) -> bool:
+        """On schedule, after the last step, and where the era's best policy must be kept to go back to."""
+        step, state = self.state.step, self.state
+        best = self.config.reset.source == "best" and state.best is not None and state.best.step == step
+        return best or step % self.config.checkpoint.every_steps == 0 or step == self.config.num_steps
+
+    @property
+    def finished(self) -> bool:
+        """Whether the ledger already says so of this step."""
+        return any(e.event == "finish" and e.step == self.state.step for e in read_ledger(self.config.run_dir))
+
+    def parent(self) -> str | None:
+        """Where the run began from another run's era: which."""
+        note = Path(self.config.model.path or "") / "era.json"
+        if self.config.model.path is None or not note.is_file():
+            return None
+        era = json.loads(note.read_text(encoding="utf-8"))
+        return f"{era['run']} era {era['era']} step {era['step']}"
+
+    def load_policy_of(self, step: int) -> PreTrainedModel:
+        """The policy of a step whose checkpoint is kept."""
+        return load_model(self.checkpoints.load(step).policy_folder, torch_dtype(self.config))
+
+    def close(self) -> None:
+        self.scorer.close()
+        self.metrics.close()
+
+
+def check_fingerprint(stored: Fingerprint, found: Fingerprint, tolerance: float) -> None:
+    """Raises CheckpointError: what would go on is not what was stopped."""
+    if stored["data"] != found["data"]:
+        raise CheckpointError("the data is not that of the run: its prompts, their order or the tokenizer changed")
+    for name in ("policy", "reference", "engine"):
+        difference = largest_difference(stored[name], found[name])
+        if difference > tolerance:
+            raise CheckpointError(
+                f"the {name} restored differs from the one saved: log-probabilities by {difference:.3g}"
+            )
+
+
+@torch.no_grad()
+def copy_weights(source: torch.nn.Module, target: torch.nn.Module) -> None:
+    """Same architecture; the target's tensors stay the same objects, so optimizer and ties hold."""
+    own = target.state_dict()
+    for name, tensor in source.state_dict().items():
+        own[name].copy_(tensor)
+
+
+def torch_dtype(config: RunConfig) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, config.model.dtype)
+    return dtype

@@ -1,0 +1,338 @@
+"""The whole config of a run: the sections about models, data and machinery, the stages, and how a file becomes one."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, JsonValue, PrivateAttr, ValidationError, model_validator
+
+from trainer.config import (
+    AdvantageConfig,
+    Count,
+    FilterConfig,
+    Fraction,
+    GuardConfig,
+    LossConfig,
+    NotNegative,
+    OverlongConfig,
+    Positive,
+    ResetConfig,
+    Section,
+)
+from trainer.errors import ConfigError
+
+
+class DemoModelConfig(Section):
+    """A tiny model made from a seed, see `trainer.demo`."""
+
+    seed: int = 0
+    """Of its weights."""
+    hidden_size: Annotated[int, Field(ge=64, multiple_of=64)] = 128
+    """Width."""
+    num_layers: Count = 4
+    """Depth."""
+    warm_up_steps: Count = 100
+    """Supervised steps before the training; their number sets how high the reward begins."""
+    batch_size: Count = 64
+    """Examples a supervised step."""
+    learning_rate: Positive = 2e-3
+    """Of the supervised steps."""
+
+
+class ModelConfig(Section):
+    """The policy's beginning."""
+
+    path: str | None = None
+    """Folder or hub name of a Hugging Face causal model with tokenizer and chat template; an era's folder branches."""
+    demo: DemoModelConfig | None = None
+    """Make the demo's model instead."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights that are trained. At a learning rate of 1e-6 bfloat16 weights lose updates."""
+    num_threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads of torch, 0: as torch finds best. A fixed number makes a CPU run repeat bit for bit."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.demo is None):
+            raise ValueError("give either `path` or `demo`")
+        return self
+
+
+class EngineConfig(Section):
+    """What samples completions."""
+
+    kind: Literal["torch"] = "torch"
+    """`torch`: batched sampling in this process, for CPU and tests."""
+    max_rows: Count = 256
+    """Completions sampled at once."""
+    sync_tolerance: Positive = 1e-3
+    """Largest difference of log-probabilities, trainer against engine, with which a weight sync counts as arrived."""
+
+
+class SamplingConfig(Section):
+    """How completions are drawn in training."""
+
+    temperature: Positive = 1.2
+    """Log-probabilities of policy and reference are taken at it too (ProRL 1.2)."""
+    max_prompt_tokens: Count = 1024
+    """Longer prompts are left out of the data, and counted."""
+    max_tokens: Count = 8192
+    """Completion tokens at most (ProRL: a context of 8192)."""
+
+
+class OptimizerConfig(Section):
+    """AdamW with a constant learning rate after a linear warm-up that begins again with every era."""
+
+    learning_rate: Positive = 2e-6
+    """ProRL 2e-6."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Training steps until the full rate, in each era (not published; our choice)."""
+    beta1: Fraction = 0.9
+    """Not published; our choice, as beta2, eps and weight_decay."""
+    beta2: Fraction = 0.95
+    """Shorter memory than 0.999: an era is a few hundred steps."""
+    eps: Positive = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled."""
+    max_grad_norm: Positive = 1.0
+    """Gradients are clipped to this L2 norm, over all parameters."""
+
+
+class SourceConfig(Section):
+    """One domain of the data: a file of prompts, or a procedural data set asked of the service."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """The domain; metrics are split by it."""
+    path: Path | None = None
+    """JSON lines `{"id"?, "prompt", "task"}`."""
+    dataset: str | None = None
+    """A Reasoning Gym name, sampled from the service when the run starts and kept in the run directory."""
+    seed: int = 0
+    """Of the procedural data set."""
+    count: Count = 1000
+    """Prompts taken: the first of the file, or of the procedural data set (10,000 at most)."""
+    config: dict[str, JsonValue] = Field(default={})
+    """Of the procedural data set."""
+    task: dict[str, JsonValue] = Field(default={})
+    """Set on every task: `{"reward_mode": "strict"}`."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("give either `path` or `dataset`")
+        return self
+
+
+class Mixture(Section):
+    """Domains and their shares."""
+
+    sources: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
+    """The domains."""
+    weights: dict[str, NotNegative] = Field(default={})
+    """Shares by domain, relative to each other; 1 where not named, 0 leaves a domain out."""
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError("two sources have the same name")
+        if unknown := set(self.weights) - set(names):
+            raise ValueError(f"weights of unknown sources: {', '.join(sorted(unknown))}")
+        if not self.shares:
+            raise ValueError("all weights are 0")
+        return self
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Domains with a share and what it is."""
+        shares = {source.name: self.weights.get(source.name, 1.0) for source in self.sources}
+        return {name: share for name, share in shares.items() if share > 0}
+
+
+class DataConfig(Mixture):
+    """What is trained on. Prompts that the validation also has are left out."""
+
+    retire_after: Count | None = None
+    """Retire a prompt solved by its whole group this many visits in a row; a reset revives all."""
+
+
+class ValidationConfig(Mixture):
+    """A blend of sets held out from training, scored on a schedule."""
+
+    every_steps: Count = 25
+    """Also before the first step and after the last."""
+    num_samples: Count = 16
+    """Completions a prompt (ProRL 16)."""
+    temperature: NotNegative = 0.6
+    """ProRL 0.6; 0 takes the likeliest token."""
+    pass_at: tuple[Count, ...] = (1,)
+    """Each k of pass@k; needs at least k samples."""
+    threshold: Fraction = 1.0
+    """A completion passes with at least this reward."""
+
+
+class RewardConfig(Section):
+    """The reward service."""
+
+    url: str = "http://127.0.0.1:8000"
+    """Where it answers."""
+    api_key_env: str = "VERIFIER_API_KEY"
+    """Environment variable that holds the key, if the service asks for one."""
+    patience_s: Positive = 120.0
+    """Seconds of retries while the service cannot be reached or is full; what is lost then is unknown."""
+    deadline_s: Positive = 300.0
+    """What was not given to a grader after this time is unknown."""
+    max_concurrency: Count = 16
+    """Requests under way; a request is one group."""
+    max_error_frac: Fraction = 0.2
+    """A step with a larger share of unknown rewards is not trained on. Our choice."""
+
+
+class CheckpointConfig(Section):
+    """What is kept of the run."""
+
+    every_steps: Count = 10
+    """A reset and the last step are always saved."""
+    keep: Annotated[int, Field(ge=2)] = 2
+    """Checkpoints kept; two, so that a damaged one is survived. References of eras are always kept."""
+    rollouts_every_steps: Count = 1
+    """Every so many steps the judged completions are written."""
+
+
+class Stage(Section):
+    """From a step or a reset on, part of the config is another."""
+
+    name: str
+    """Goes to the ledger."""
+    from_step: Annotated[int, Field(ge=1)] | None = None
+    """The first step it holds for."""
+    with_reset: bool = False
+    """A reset of cause `stage` comes before that step."""
+    from_era: Annotated[int, Field(ge=1)] | None = None
+    """Or: it holds from the start of this era, whenever its reset comes."""
+    set: dict[str, JsonValue]
+    """Dotted keys and their values, as in `--set`."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if (self.from_step is None) == (self.from_era is None):
+            raise ValueError("give either `from_step` or `from_era`")
+        if self.with_reset and self.from_step is None:
+            raise ValueError("`with_reset` needs `from_step`")
+        fixed = {"run_dir", "seed", "model", "engine", "stages", "validation", "checkpoint", "reward"}
+        for key in self.set:
+            if key.split(".")[0] in fixed or key.startswith("data.sources"):
+                raise ValueError(f"a stage cannot set {key}")
+        return self
+
+
+class RunConfig(Section):
+    """A run."""
+
+    run_dir: Path
+    """Everything the run writes; a run directory with a checkpoint is resumed."""
+    seed: int = 0
+    """Order of the prompts and every sampled token follow from it."""
+    num_steps: Count
+    """Training steps in all."""
+    prompts_per_step: Count = 256
+    """Groups a step trains on (ProRL 256)."""
+    group_size: Annotated[int, Field(ge=2)] = 16
+    """Completions a prompt (ProRL 16; 32 in its runs 6 and 7)."""
+    updates_per_step: Count = 4
+    """Optimizer steps a training step, each on its share of the groups (ProRL 4)."""
+    tokens_per_microbatch: Count = 16384
+    """Packed tokens of one forward pass; a longer sequence goes alone. Changes memory, not the loss."""
+    model: ModelConfig
+    engine: EngineConfig = EngineConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    data: DataConfig
+    validation: ValidationConfig | None = None
+    reward: RewardConfig = RewardConfig()
+    advantage: AdvantageConfig = AdvantageConfig()
+    loss: LossConfig = LossConfig()
+    filter: FilterConfig = FilterConfig()
+    overlong: OverlongConfig = OverlongConfig()
+    reset: ResetConfig = ResetConfig()
+    guard: GuardConfig = GuardConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    stages: tuple[Stage, ...] = ()
+    """Later stages win over earlier ones."""
+
+    _source: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, source: Mapping[str, Any]) -> Self:
+        """Raises pydantic's ValidationError, also for what a stage would set."""
+        config = cls.model_validate(source)
+        config._source = dict(source)
+        for stage in config.stages:
+            cls.model_validate(_with_settings(source, stage.set))
+        return config
+
+    def as_source(self) -> dict[str, Any]:
+        """What it was made of, with `--set` applied: the keys that were given, for `config.toml`."""
+        return dict(self._source)
+
+    def at(self, step: int, era: int) -> "RunConfig":
+        """The config of one step: this one with the stages that have begun."""
+        source: Mapping[str, Any] = self._source
+        for stage in self.stages:
+            begun = step >= stage.from_step if stage.from_step is not None else era >= (stage.from_era or 0)
+            if begun:
+                source = _with_settings(source, stage.set)
+        return self if source is self._source else RunConfig.from_dict(source)
+
+    def derived(self) -> dict[str, str]:
+        """What follows from the config, printed at the start of a run, never configured."""
+        completions = self.prompts_per_step * self.group_size
+        return {
+            "completions a step": f"{completions:,} = {self.prompts_per_step} prompts x {self.group_size}",
+            "completions an update": f"{completions // self.updates_per_step:,}",
+            "optimizer steps": f"{self.num_steps * self.updates_per_step:,}",
+            "generation rounds a step": f"at most {self.filter.max_rounds}",
+        }
+
+
+def load_config(path: Path, settings: Sequence[str] = ()) -> RunConfig:
+    """Read TOML and apply `--set key=value`. Raises ConfigError with one line."""
+    try:
+        source: dict[str, Any] = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    try:
+        return RunConfig.from_dict(_with_settings(source, dict(map(parse_setting, settings))))
+    except ValidationError as error:
+        first = error.errors()[0]
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{path}: {where}: {first['msg']}{more}") from error
+
+
+def parse_setting(text: str) -> tuple[str, JsonValue]:
+    """`loss.kl_coef=1e-3` -> ("loss.kl_coef", 0.001). Values are TOML; what is not TOML is taken as a string."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {text}: expected key=value")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+def _with_settings(source: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `source` with dotted keys set; missing tables are made."""
+    merged = dict(source)
+    for dotted, value in settings.items():
+        key, _, rest = dotted.partition(".")
+        below = merged.get(key)
+        if rest:
+            merged[key] = _with_settings(below if isinstance(below, Mapping) else {}, {rest: value})
+        else:
+            merged[key] = value
+    return merged

@@ -1,0 +1,51 @@
+"""What a run remembers between steps, beside the weights and the optimizer. A checkpoint holds all of it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from trainer.guard import GuardState
+from trainer.prompts import DrawState
+from trainer.triggers import TriggerState, Validation
+from trainer.types import RolloutGroup
+
+
+@dataclass
+class RunState:
+    """Where a run stands after `step`."""
+
+    step: int = 0
+    """Training steps done."""
+    era: int = 0
+    """Resets done."""
+    reference_hash: str = ""
+    """SHA-256 of the weights in `eras/era-{era}`."""
+    num_prompts: int = 0
+    """Prompts drawn; the next group's index."""
+    draws: DrawState = field(default_factory=DrawState)
+    carry: tuple[RolloutGroup, ...] = ()
+    """Groups judged and kept, not yet trained on."""
+    triggers: TriggerState = field(default_factory=TriggerState)
+    guards: GuardState = field(default_factory=GuardState)
+    validation: dict[str, float] | None = None
+    """The last scores: `blend`, and one a set."""
+    best: Validation | None = None
+    """The best validation of the era whose checkpoint is kept."""
+    num_tokens: int = 0
+    """Completion tokens sampled for training."""
+    verifier_versions: dict[str, str] = field(default_factory=dict)
+
+
+_ADAPTER = TypeAdapter(RunState)
+
+
+def state_to_json(state: RunState) -> dict[str, Any]:
+    """Floats survive the way through JSON bit for bit."""
+    dumped: dict[str, Any] = _ADAPTER.dump_python(state, mode="json")
+    return dumped
+
+
+def state_from_json(dumped: dict[str, Any]) -> RunState:
+    """Raises pydantic's ValidationError."""
+    return _ADAPTER.validate_python(dumped)

@@ -1,0 +1,106 @@
+"""The optimizer steps of one training step."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from trainer.batch import to_device
+from trainer.config import LossConfig
+from trainer.loss import GlobalCounts, LossInputs, policy_loss
+from trainer.policy import Policy
+from trainer.run_config import OptimizerConfig
+from trainer.types import Microbatch, TrainingBatch, UpdateStats
+
+
+def make_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW with nothing in its state."""
+    return torch.optim.AdamW(
+        parameters,
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimizerConfig, step_of_era: int) -> None:
+    """Linear warm-up from the first step of the era, 1, then constant."""
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * min(1.0, step_of_era / max(config.warmup_steps, 1))
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A microbatch on the device, with what does not change while it is trained on."""
+
+    batch: Microbatch
+    old_logprobs: torch.Tensor | None
+    ref_logprobs: torch.Tensor | None
+
+
+def update_policy(
+    policy: Policy,
+    reference: Policy,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[TrainingBatch],
+    loss_config: LossConfig,
+    max_grad_norm: float,
+) -> UpdateStats:
+    """One optimizer step a batch. Log-probabilities before the first step are the old ones of all.
+
+    The first batch meets the policy unchanged, so its old log-probabilities are its own and need no pass; the
+    reference is asked only where the KL has a weight.
+    """
+    with torch.no_grad():
+        prepared = [
+            [_prepare(policy, reference, m, batch is not batches[0], loss_config) for m in batch.microbatches]
+            for batch in batches
+        ]
+    sums: defaultdict[str, float] = defaultdict(float)
+    grad_norms = []
+    for batch, rows in zip(batches, prepared, strict=True):
+        counts = GlobalCounts(batch.num_loss_tokens, batch.num_sequences)
+        optimizer.zero_grad(set_to_none=True)
+        for row in rows:
+            for name, value in _backward(policy, row, counts, loss_config).items():
+                sums[name] += value * batch.num_loss_tokens
+        grad_norms.append(float(torch.nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm)))
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    num_tokens = sum(batch.num_loss_tokens for batch in batches)
+    return UpdateStats(
+        num_updates=len(batches),
+        num_loss_tokens=num_tokens,
+        grad_norm=sum(grad_norms) / len(grad_norms) if grad_norms else float("nan"),
+        learning_rate=optimizer.param_groups[0]["lr"],
+        means={name: value / max(num_tokens, 1) for name, value in sums.items()},
+    )
+
+
+def _prepare(policy: Policy, reference: Policy, batch: Microbatch, needs_old: bool, config: LossConfig) -> _Row:
+    batch = to_device(batch, policy.device)
+    return _Row(
+        batch,
+        old_logprobs=policy.logprobs(batch)[0] if needs_old else None,
+        ref_logprobs=reference.logprobs(batch)[0] if config.kl_coef > 0 else None,
+    )
+
+
+def _backward(policy: Policy, row: _Row, counts: GlobalCounts, config: LossConfig) -> dict[str, float]:
+    """Adds this microbatch's gradient; returns its share of the metrics."""
+    logprobs, entropy = policy.logprobs(row.batch)
+    inputs = LossInputs(
+        policy_logprobs=logprobs,
+        old_logprobs=row.old_logprobs,
+        rollout_logprobs=row.batch.rollout_logprobs,
+        ref_logprobs=row.ref_logprobs,
+        entropy=entropy,
+        advantages=row.batch.advantages,
+        loss_mask=row.batch.loss_mask,
+        sequence_ids=row.batch.sequence_ids,
+    )
+    loss, metrics = policy_loss(inputs, counts, config)
+    loss.backward()
+    return {name: float(value) for name, value in metrics.items()}

@@ -1,0 +1,63 @@
+"""Pushing weights to the engine, and the proof that they arrived."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from trainer.batch import pack, to_device
+from trainer.engine.protocol import Engine
+from trainer.errors import WeightSyncError
+from trainer.policy import Policy
+from trainer.types import TrainingSample
+
+PROBE_PROMPT_TOKENS = 64
+PROBE_TAIL_TOKENS = 16
+"""Random tokens behind a probe's prompt: improbable ones show the smallest change of any weight."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A few fixed sequences on which engine and trainer must agree."""
+
+    sequences: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, prompts: Sequence[tuple[int, ...]], vocab_size: int) -> "Probe":
+        """The ends of some prompts, each with random tokens behind it, always the same ones."""
+        rng = random.Random(0)
+        tails = [tuple(rng.randrange(vocab_size) for _ in range(PROBE_TAIL_TOKENS)) for _ in prompts]
+        return cls(tuple(p[-PROBE_PROMPT_TOKENS:] + tail for p, tail in zip(prompts, tails, strict=True)))
+
+    def by_policy(self, policy: Policy) -> list[list[float]]:
+        """Log-probability of every token but the first of each sequence, as the trainer computes it."""
+        batch = pack([TrainingSample(i, s[:1], s[1:], (0.0,) * len(s[1:]), 0.0) for i, s in enumerate(self.sequences)])
+        with torch.no_grad():
+            logprobs = policy.logprobs(to_device(batch, policy.device))[0].tolist()
+        lengths = [len(sequence) - 1 for sequence in self.sequences]
+        return [logprobs[sum(lengths[:i]) : sum(lengths[: i + 1])] for i in range(len(lengths))]
+
+    def by_engine(self, engine: Engine, temperature: float) -> list[list[float]]:
+        return engine.fingerprint(self.sequences, temperature)
+
+
+def largest_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> float:
+    """Over all tokens; NaN anywhere makes it infinite."""
+    differences = [abs(x - y) for row, other in zip(a, b, strict=True) for x, y in zip(row, other, strict=True)]
+    return max(d if d == d else float("inf") for d in differences)
+
+
+def push_weights(policy: Policy, engine: Engine, version: int, probe: Probe, tolerance: float) -> float:
+    """Push, then compare; returns the largest difference of log-probabilities, nats.
+
+    Raises WeightSyncError out of tolerance: the run would go on sampling from another policy than it trains.
+    """
+    engine.push(policy.weights(), version)
+    difference = largest_difference(probe.by_policy(policy), probe.by_engine(engine, policy.temperature))
+    if difference > tolerance:
+        raise WeightSyncError(
+            f"after the weight sync of step {version} the engine's log-probabilities differ from the trainer's by "
+            f"{difference:.3g} (tolerance {tolerance:g}): the weights did not arrive"
+        )
+    return difference
