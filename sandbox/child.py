@@ -19,7 +19,6 @@ from sandbox import kernel, landlock, seccomp
 _MAX_OPEN_FILES = 128
 _STACK_BYTES = 128 << 20
 _CPU_GRACE_S = 2
-_MANY_TASKS = 4096
 _ALL_DESCRIPTORS = 1 << 20  # one close_range call, whatever is open
 
 
@@ -34,8 +33,9 @@ class Jail:
     base_address_space: int
     """Bytes of address space that the warm interpreter has itself; the program's memory limit comes on top."""
     parent_pid: int
-    shares_uid: bool
-    """Other processes of the machine count against this uid's RLIMIT_NPROC."""
+    foreign_tasks: int
+    """Tasks of other programs that count against this uid's RLIMIT_NPROC too, where the uid is not the slot's own: room
+    is left for them, so that what they do is no limit here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,13 @@ class Job:
     num_extra: int
     """Descriptors 3, 4, ... that the driver finds."""
     num_tasks: int
-    """Threads (and processes) at once."""
+    """Threads and processes at once."""
+    may_exec: bool
+    """Programs below the profile's `executable`, and memory files, may be executed."""
+    may_fork: bool
+    """All that it starts is killed when it ends."""
+    data_only: bool
+    """The memory limit is RLIMIT_DATA, for runtimes that reserve far more addresses than they use."""
 
 
 def place_descriptors(received: list[int], num_extra: int) -> int:
@@ -75,9 +81,9 @@ def prepare_limits() -> None:
 def set_limits(job: Job, jail: Jail) -> None:
     if job.cpu_s:
         limit(resource.RLIMIT_CPU, int(job.cpu_s) + _CPU_GRACE_S)
-    limit(resource.RLIMIT_AS, jail.base_address_space + job.memory_bytes)
+    limit(resource.RLIMIT_DATA if job.data_only else resource.RLIMIT_AS, jail.base_address_space + job.memory_bytes)
     limit(resource.RLIMIT_FSIZE, job.file_bytes)
-    limit(resource.RLIMIT_NPROC, max(job.num_tasks, _MANY_TASKS) if jail.shares_uid else job.num_tasks)
+    limit(resource.RLIMIT_NPROC, job.num_tasks + jail.foreign_tasks)
 
 
 def limit(what: int, value: int) -> None:
@@ -106,8 +112,8 @@ def isolate(job: Job, jail: Jail, received: list[int]) -> None:
     os.closerange(num_open, _ALL_DESCRIPTORS)
 
 
-def install_filter() -> None:
-    kernel.install_filter(seccomp.build(os.getpid()))
+def install_filter(job: Job) -> None:
+    kernel.install_filter(seccomp.build(os.getpid(), allow_exec=job.may_exec, allow_fork=job.may_fork))
 
 
 def prepare_streams() -> None:

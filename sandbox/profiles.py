@@ -45,6 +45,10 @@ class Profile:
     packages: tuple[str, ...] = ()
     """Installed top-level packages that programs may import; nothing else outside the standard library can be read."""
     drivers: tuple[str, ...] = ("sandbox.child:run_program",)
+    readable: tuple[str, ...] = ()
+    """More files and folders that can be read: headers, a tool chain's data."""
+    executable: tuple[str, ...] = ()
+    """Files and folders of which jobs that may execute can execute something."""
     uid_range: tuple[int, int] = UID_RANGE
 
     @property
@@ -59,7 +63,10 @@ class Profile:
         return dataclasses.asdict(
             Setup(
                 level=level,
-                readable=[*dict.fromkeys([*_ALWAYS_READABLE, *standard_library, *(p for _, p in places)])],
+                readable=[
+                    *dict.fromkeys([*_ALWAYS_READABLE, *standard_library, *(p for _, p in places), *self.readable])
+                ],
+                executable=list(self.executable),
                 sys_path=[*_standard_paths(), *dict.fromkeys(parent for parent, _ in places)],
                 preload=[*self.preload, *self.packages],
                 drivers=list(self.drivers),

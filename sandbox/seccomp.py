@@ -202,7 +202,7 @@ def supported() -> bool:
 
 def build(pid: int, *, allow_exec: bool = False, allow_fork: bool = False) -> bytes:
     """The filter for process `pid`, which may signal itself only (anything it likes where it may fork: its pids are not
-    known beforehand, and a namespace or an own uid holds them)."""
+    known beforehand, and a namespace, an own uid or Landlock's signal scope holds them)."""
     head, tail = _parts(allow_exec, allow_fork)
     column = ("x86_64", "aarch64").index(MACHINE)
     to_self: list[bytes] = []

@@ -62,6 +62,13 @@ class Launch:
     held_by_kernel: bool = True
     """False: the CPU limit is per call and the caller's to watch; the kernel sets none."""
     num_tasks: int = 64
+    may_exec: bool = False
+    """For a driver that ends in `os.execve`: of a binary in an input (`os.execve(3, ...)`, by descriptor), or of
+    something below the profile's `executable`. The dynamic loader counts as executed, too."""
+    may_fork: bool = False
+    """For tool chains and shells; what is left when the driver ends is killed."""
+    data_only: bool = False
+    """For runtimes (node, java) that reserve more addresses than they use: only writable private memory counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +162,9 @@ class Running:
             disk_bytes=limits.disk_bytes,
             num_extra=len(self._files) - 3 + len(launch.pass_fds),
             num_tasks=launch.num_tasks,
+            may_exec=launch.may_exec,
+            may_fork=launch.may_fork,
+            data_only=launch.data_only,
         )
         message = json.dumps(dataclasses.asdict(job)).encode()
         try:

@@ -36,6 +36,7 @@ _MAX_MESSAGE = 1 << 16
 _MAX_DESCRIPTORS = 16
 _FIRST_OWN_DESCRIPTOR = 500  # ours live high, so that what arrives with a job takes the low numbers in order
 _READY = 1
+_FOREIGN_TASKS = 4096
 _UID_CAPABILITIES = 1 << 5 | 1 << 6 | 1 << 7  # KILL, SETGID, SETUID
 
 
@@ -46,6 +47,8 @@ class Setup:
     level: str
     """`root_namespaces`, `user_namespaces` or `landlock`."""
     readable: list[str]
+    executable: list[str]
+    """Read and executed, by jobs that may."""
     sys_path: list[str]
     preload: list[str]
     """Modules imported before the first job; those that are missing are passed over."""
@@ -93,7 +96,7 @@ class Zygote:
         kernel.hide_from_same_uid()
         statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         if not alone:
-            namespaces.build_root(setup.readable)
+            namespaces.build_root([*setup.readable, *setup.executable])
         owner = os.getuid() if uid is None else uid
         self._work = None if alone else namespaces.WorkDir(owner, os.getgid() if uid is None else uid)
         self._control = _move_up(control)
@@ -105,17 +108,15 @@ class Zygote:
             raise OSError(f"no system-call filter for {kernel.MACHINE}")
         ruleset = None
         if version:
-            ruleset = _move_up_descriptor(
-                landlock.create_ruleset(
-                    [*setup.readable, "/dev"], ["/dev/null"] if alone else ["/dev", namespaces.WRITABLE]
-                )
-            )
+            writable = ["/dev/null"] if alone else ["/dev", namespaces.WRITABLE]
+            ruleset = landlock.create_ruleset([*setup.readable, "/dev"], writable, setup.executable)
+            ruleset = _move_up_descriptor(ruleset)
         self._shared = mmap.mmap(-1, mmap.PAGESIZE)
         child.prepare_limits()
         child.prepare_streams()
         seccomp.build(0)  # builds what all filters share
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it; a flood is to end at its limit
-        self._jail = Jail(uid, ruleset, _pages(statm), os.getpid(), shares_uid=uid is None and alone)
+        self._jail = Jail(uid, ruleset, _pages(statm), os.getpid(), _FOREIGN_TASKS if alone and uid is None else 0)
         _say(
             self._control,
             {"level": setup.level, "landlock_abi": version, "slot_uid": uid, "capabilities": capabilities},
@@ -144,13 +145,13 @@ class Zygote:
             self._be_child(job, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
-        self._await(pid)
+        self._await(pid, job)
 
     def _be_child(self, job: Job, descriptors: list[int]) -> None:
         shared = self._shared
         try:
             child.isolate(job, self._jail, descriptors)
-            child.install_filter()
+            child.install_filter(job)
         except BaseException as error:
             shared[1:] = str(error).encode()[: mmap.PAGESIZE - 1].ljust(mmap.PAGESIZE - 1, b"\0")
             os._exit(1)
@@ -159,7 +160,7 @@ class Zygote:
         gc.enable()
         os._exit(child.finish(self._drivers[job.driver]))
 
-    def _await(self, pid: int) -> None:
+    def _await(self, pid: int, job: Job) -> None:
         pidfd = os.pidfd_open(pid)
         events = select.poll()
         events.register(pidfd, select.POLLIN)
@@ -172,14 +173,29 @@ class Zygote:
             socket.send_fds(self._control, [b'{"pidfd": true}'], [pidfd])
         os.close(pidfd)
         _, wait_status, usage = os.wait4(pid, 0)
+        others_cpu_s = self._end_descendants() if job.may_fork else 0.0
         ended = {
             "wait_status": wait_status,
-            "cpu_s": usage.ru_utime + usage.ru_stime,
+            "cpu_s": usage.ru_utime + usage.ru_stime + others_cpu_s,
             "peak_bytes": usage.ru_maxrss * 1024,
             "trouble": "" if self._shared[0] == _READY else self._trouble(),
         }
         self._shared[0] = 0
         _say(self._control, ended)
+
+    def _end_descendants(self) -> float:
+        """Kill and reap all that the child left behind; the CPU seconds of those. They are this process's children now:
+        it is the first of its pid namespace, or at least a subreaper. What forks meanwhile is met in the next turn."""
+        cpu_s = 0.0
+        while True:
+            for pid in _children():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            try:
+                _, _, usage = os.wait4(-1, 0)
+            except ChildProcessError:
+                return cpu_s
+            cpu_s += usage.ru_utime + usage.ru_stime
 
     def _trouble(self) -> str:
         return self._shared[1:].rstrip(b"\0").decode(errors="replace") or "died before it was isolated"
@@ -193,6 +209,12 @@ def _continue_as_first_process() -> None:
         os.waitpid(pid, 0)
         os._exit(0)
     kernel.die_with_parent()
+
+
+def _children() -> list[int]:
+    if os.getpid() == 1:
+        return [-1]  # everybody else in this pid namespace
+    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
 
 
 def _import(setup: Setup) -> None:
