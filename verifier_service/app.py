@@ -17,7 +17,7 @@ from verifier_service.gauge import QueueGauge
 from verifier_service.jobs import Jobs
 from verifier_service.metrics import Metrics
 from verifier_service.openapi import document_bodies
-from verifier_service.problems import Refusal, on_http_exception, on_queue_error, on_refusal, to_response
+from verifier_service.problems import Refusal, on_bug, on_http_exception, on_queue_error, on_refusal, to_response
 from verifier_service.routes import router
 from verifier_service.service import Service
 from verifier_service.settings import Settings
@@ -64,6 +64,7 @@ def create_app(settings: Settings, redis_url: str) -> FastAPI:
     app.add_exception_handler(Refusal, on_refusal)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RedisError, on_queue_error)
+    app.add_exception_handler(Exception, on_bug)
     app.add_middleware(Door, keys=keys, metrics=metrics)
     return app
 

@@ -1,9 +1,11 @@
 """The `verifier` command. Parses first, imports what a subcommand needs after, so that `--help` answers at once."""
 
 import argparse
+import contextlib
+import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,6 +33,14 @@ def parser() -> argparse.ArgumentParser:
     worker = commands.add_parser("worker", help="grading workers for a cluster")
     worker.add_argument("--queues", nargs="+", choices=["light", "code", "slow"], help="default: all")
     worker.add_argument("--clean-up", type=Path, help=argparse.SUPPRESS)
+    score = commands.add_parser("score", help="score a file of items, one JSON object a line")
+    score.add_argument("file", type=Path, metavar="FILE.jsonl")
+    score.add_argument("--url", help="a running service; without it one is started and stopped")
+    score.add_argument("--api-key", help="default: VERIFIER_API_KEY")
+    score.add_argument("-o", "--out", type=Path, metavar="OUT.jsonl", help="one line of verdicts an item")
+    score.add_argument("--workers", type=int, help="grading processes a lane, without --url (default 2)")
+    doctor = commands.add_parser("doctor", help="say whether this host can grade; exit code 0 only if it can")
+    doctor.add_argument("--redis-url", help="a queue to check instead of the embedded one")
     for command in (serve, worker):
         command.add_argument("--redis-url", help="redis://, rediss:// or unix://")
         command.add_argument("--workers", type=int, help="grading processes a lane (default 2)")
@@ -83,4 +93,42 @@ def _worker(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"serve": _serve, "worker": _worker}
+def _score(arguments: argparse.Namespace) -> int:
+    score_file = import_module("verifier_service.score_file")
+    client = import_module("verifier_service.client")
+    try:
+        items = score_file.read_items(arguments.file)
+    except score_file.BadItems as error:
+        fail(str(error), EXIT_USAGE)
+    settings = _settings(arguments)
+    try:
+        with contextlib.ExitStack() as stack:
+            url = arguments.url or stack.enter_context(_local_service(settings))
+            api_key = arguments.api_key or os.environ.get("VERIFIER_API_KEY")
+            score_file.score_file(items, url, api_key, arguments.out)
+    except client.ServiceError as error:
+        fail(str(error))
+    return 0
+
+
+@contextlib.contextmanager
+def _local_service(settings: Any) -> Iterator[str]:
+    import_module("verifier_service.log_format").set_up(settings.log_level)
+    serving = import_module("verifier_service.serving")
+    embedded = import_module("verifier_service.embedded")
+    try:
+        with serving.local_service(settings) as url:
+            yield url
+    except embedded.NoRedis as error:
+        fail(str(error))
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    healthy = True
+    for check in import_module("verifier_service.doctor").checks(_settings(arguments)):
+        print(f"{'ok  ' if check.passed else 'FAIL'} {check.name}: {check.detail}", flush=True)
+        healthy = healthy and check.passed
+    return 0 if healthy else EXIT_FAILED
+
+
+_COMMANDS = {"serve": _serve, "worker": _worker, "score": _score, "doctor": _doctor}

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 from pydantic import ValidationError
 from redis.asyncio import Redis
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 1.0
 """How often a batch that is not answered yet is compared with the truth in Redis."""
+JOIN_TRIES, JOIN_PAUSE_S = 10, 0.1
+"""A request that another process has claimed but not yet enqueued is given this long."""
 GRACE_S = 3600
 """Records outlive the deadline by this much, for chunks that were dispatched in time and run long."""
 SHARE_ABOVE_S = 0.0005
@@ -66,6 +69,8 @@ class Jobs:
         self._costs = Costs()
         self._batches: dict[str, Batch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._entrances: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Equal requests that arrive together enter one by one."""
         self._enqueuer: Enqueuer | None = None
         self._withdraw = redis.register_script(lanes.WITHDRAW)
 
@@ -79,19 +84,46 @@ class Jobs:
 
     async def submit(self, request: ScoreRequest, verifiers: Sequence[AnyVerifier], owner: str, body: bytes) -> Batch:
         """Enqueue a batch, or join the one that has this `request_id` already. Raises `RequestConflict`."""
-        job_id = secrets.token_hex(12)
-        if request.request_id is not None:
-            digest = hashlib.sha256(body).hexdigest()
-            job_id = await self._claim_request(owner, request, digest, job_id)
-            if job_id in self._batches and not self._batches[job_id].settled():
-                return self._batches[job_id]
         singles = [Piece(item.task, [text]) for item in request.items for text in item.completions]
-        batch = await self._stored(job_id, singles)
-        if batch is None or batch.cancelled:
-            batch = Batch(job_id, self._layout(job_id, request, verifiers, owner), singles)
+        if request.request_id is None:
+            return await self._begin(secrets.token_hex(12), request, verifiers, owner, singles)
+        job_id, is_new = await self._claim_request(owner, request, hashlib.sha256(body).hexdigest())
+        async with self._entrances.setdefault(job_id, asyncio.Lock()):
+            batch = self._batches.get(job_id)
+            if batch is None and not is_new:
+                batch = await self._join(job_id, singles)
+            if batch is None or batch.cancelled:
+                batch = await self._begin(job_id, request, verifiers, owner, singles)
+            return batch
+
+    async def _begin(
+        self,
+        job_id: str,
+        request: ScoreRequest,
+        verifiers: Sequence[AnyVerifier],
+        owner: str,
+        singles: Sequence[Piece],
+    ) -> Batch:
+        batch = Batch(job_id, self._layout(job_id, request, verifiers, owner), singles)
+        # Known to the listener first: a result can be faster than Redis's answer to the enqueueing.
+        self._batches[job_id] = batch
+        try:
             await self._enqueue(batch, [(chunk, chunk.positions) for chunk in batch.layout.chunks], new=True)
+        except BaseException:
+            del self._batches[job_id]
+            raise
         self._watch(batch)
         return batch
+
+    async def _join(self, job_id: str, singles: Sequence[Piece]) -> Batch | None:
+        """The batch of another process, or of an earlier request, with this `request_id`; None if it never began."""
+        for _ in range(JOIN_TRIES):
+            batch = await self._stored(job_id, singles)
+            if batch is not None:
+                self._watch(batch)
+                return batch
+            await asyncio.sleep(JOIN_PAUSE_S)
+        return None
 
     async def find(self, job_id: str, owner: str) -> Batch:
         """A batch of this owner, wherever it is. Raises `JobLost`."""
@@ -148,18 +180,18 @@ class Jobs:
         slots = list(slots_of(request.items, [verifier.version for verifier in verifiers]))
         return Layout(owner, slots, chunks, time.time() + request.deadline_s, request.request_id)
 
-    async def _claim_request(self, owner: str, request: ScoreRequest, digest: str, job_id: str) -> str:
-        """The job that answers this `request_id`: ours, or the one that was there first."""
+    async def _claim_request(self, owner: str, request: ScoreRequest, digest: str) -> tuple[str, bool]:
+        """The job that answers this `request_id`, and whether it is a new one."""
         key = lanes.request_key(owner, hashlib.sha256(str(request.request_id).encode()).hexdigest())
         ttl_s = int(request.deadline_s) + GRACE_S
         async with self._redis.pipeline() as pipe:
-            pipe.set(key, f"{job_id} {digest}", nx=True, ex=ttl_s)
+            pipe.set(key, f"{secrets.token_hex(12)} {digest}", nx=True, ex=ttl_s)
             pipe.get(key)
-            _set, held = await pipe.execute()
+            is_new, held = await pipe.execute()
         known_job, known_digest = held.decode().split()
         if known_digest != digest:
             raise RequestConflict(request.request_id)
-        return str(known_job)
+        return known_job, bool(is_new)
 
     async def _stored(self, job_id: str, singles: Sequence[Piece] | None) -> Batch | None:
         """A batch from what Redis has of it."""

@@ -70,6 +70,11 @@ async def on_http_exception(_request: Request, error: Exception) -> Response:
     return response
 
 
+async def on_bug(_request: Request, _error: Exception) -> Response:
+    """The framework logs the exception and closes the connection after this answer."""
+    return to_response(Refusal(500, "bug", "the service failed; its log says why"))
+
+
 async def on_queue_error(request: Request, error: Exception) -> Response:
     log.warning("%s: the queue cannot be reached: %s: %s", request.url.path, type(error).__name__, error)
     return to_response(unreachable())

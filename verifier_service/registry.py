@@ -28,12 +28,17 @@ def kinds() -> tuple[str, ...]:
 
 @cache
 def verifier_for(kind: str) -> AnyVerifier:
-    """The verifier of a kind, made once a process. Raises `TaskRefused` for a kind nobody registered."""
+    """The verifier of a kind, made once a process. Raises `TaskRefused` for a kind nobody registered or whose
+    module does not load."""
     target = BUILT_IN.get(kind) or _plugged_in().get(kind)
     if target is None:
         raise TaskRefused("kind", f"unknown task kind {kind!r}; known are {', '.join(kinds())}")
     module, _, name = target.partition(":")
-    verifier: AnyVerifier = getattr(import_module(module), name)()
+    try:
+        verifier: AnyVerifier = getattr(import_module(module), name)()
+    except Exception as error:  # a plug-in may fail in any way; the other kinds go on
+        message = f"the verifier of kind {kind!r} cannot be loaded: {type(error).__name__}: {error}"
+        raise TaskRefused("kind", message) from error
     return verifier
 
 

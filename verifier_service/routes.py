@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from importlib.resources import files
 
 from fastapi import APIRouter, Request
@@ -111,7 +111,7 @@ async def sample(request: Request, service: Injected) -> Response:
 @router.get("/v1/verifiers", responses=responses(200, VerifierList, 401))
 async def verifiers() -> Response:
     """Every task kind with its schema and the meaning of each reason."""
-    found = await asyncio.to_thread(lambda: [_info(kind) for kind in kinds()])
+    found = await asyncio.to_thread(lambda: list(_infos()))
     return Response(dump({"verifiers": [info.model_dump(by_alias=True) for info in found]}), media_type=JSON)
 
 
@@ -210,16 +210,19 @@ async def _job_state(service: Service, batch: Batch) -> Response:
     return Response(body, media_type=JSON)
 
 
-def _info(kind: str) -> VerifierInfo:
-    verifier = verifier_for(kind)
-    return VerifierInfo(
-        kind=kind,
-        version=verifier.version,
-        description=verifier.description,
-        task_schema=verifier.task_model.model_json_schema(),
-        reasons={**SHARED_REASONS, **verifier.reasons},
-        **verifier.info(),
-    )
+def _infos() -> Iterator[VerifierInfo]:
+    for kind in kinds():
+        # What cannot be loaded cannot grade; `verifier doctor` says why.
+        with contextlib.suppress(TaskRefused):
+            verifier = verifier_for(kind)
+            yield VerifierInfo(
+                kind=kind,
+                version=verifier.version,
+                description=verifier.description,
+                task_schema=verifier.task_model.model_json_schema(),
+                reasons={**SHARED_REASONS, **verifier.reasons},
+                **verifier.info(),
+            )
 
 
 def _timing(batch: Batch) -> str:

@@ -9,12 +9,15 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
+import httpx
 import uvicorn
 
 from verifier_service.app import create_app
 from verifier_service.auth import Keys
-from verifier_service.embedded import Embedded
+from verifier_service.embedded import Embedded, NoRedis
 from verifier_service.settings import Settings
+
+START_S = 60.0
 
 
 class ServeRefused(Exception):
@@ -31,19 +34,53 @@ def serve(settings: Settings) -> None:
     # The server re-raises the signal that ended it; as an exception it lets everything below be taken down in order.
     signal.signal(signal.SIGTERM, _exit)
     with _redis(settings) as (redis_url, embedded):
-        server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(settings, redis_url),
-                host=settings.host,
-                port=settings.port,
-                log_config=None,
-                access_log=False,
-                timeout_graceful_shutdown=int(settings.drain_s),
-            )
-        )
+        server = _server(settings, redis_url)
         if embedded is not None:
             threading.Thread(target=_stop_when_broken, args=(server, embedded), daemon=True).start()
         server.run()
+
+
+@contextlib.contextmanager
+def local_service(settings: Settings) -> Iterator[str]:
+    """A complete service behind this program's back: its URL, once it is ready to grade."""
+    with _redis(settings) as (redis_url, _embedded):
+        server = _server(settings.model_copy(update={"port": 0}), redis_url)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        try:
+            url = _url_of(server)
+            _await_ready(url)
+            yield url
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _server(settings: Settings, redis_url: str) -> uvicorn.Server:
+    config = uvicorn.Config(
+        create_app(settings, redis_url),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=int(settings.drain_s),
+    )
+    return uvicorn.Server(config)
+
+
+def _url_of(server: uvicorn.Server) -> str:
+    while not server.started:
+        time.sleep(0.01)
+    host, port = server.servers[0].sockets[0].getsockname()[:2]
+    return f"http://{host}:{port}"
+
+
+def _await_ready(url: str) -> None:
+    deadline = time.monotonic() + START_S
+    while httpx.get(f"{url}/readyz").status_code != 200:
+        if time.monotonic() > deadline:
+            raise NoRedis(f"no worker was ready within {START_S:.0f} s")
+        time.sleep(0.02)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from rq.utils import as_text
 
 from verifier_service import lanes
+from verifier_service.errors import TaskRefused
 from verifier_service.process import die_with_parent
 from verifier_service.registry import kinds, verifier_for
 from verifier_service.settings import Settings
@@ -156,8 +157,8 @@ def warm_up() -> None:
     for kind in kinds():
         try:
             verifier_for(kind)
-        except Exception as error:
-            log.error("the verifier of kind %s cannot be loaded: %s: %s", kind, type(error).__name__, error)
+        except TaskRefused as refused:
+            log.error("%s", refused)
     gc.collect()
     gc.freeze()
 

@@ -1,0 +1,114 @@
+"""`verifier score`: a file of items through a service, with a progress bar and a summary."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from verifier_service.client import AsyncClient, split_batches
+from verifier_service.schemas import Item, Outcome, ScoredItem, Verdict
+
+BATCH_COMPLETIONS = 256
+CONCURRENCY = 8
+
+
+class BadItems(Exception):
+    """The file cannot be read as items; the message names the line."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the summary says of one kind."""
+
+    outcomes: dict[str, int] = field(default_factory=dict)
+    reward: float = 0.0
+    elapsed_s: float = 0.0
+
+    def add(self, verdict: Verdict) -> None:
+        self.outcomes[verdict.outcome] = self.outcomes.get(verdict.outcome, 0) + 1
+        self.reward += verdict.reward or 0.0
+        self.elapsed_s += verdict.elapsed_s
+
+
+def read_items(path: Path) -> list[Item]:
+    """Raises `BadItems`."""
+    items = []
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise BadItems(f"{path}: {error.strerror}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            items.append(Item.model_validate_json(line))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "line"
+            raise BadItems(f"{path}, line {number}: {where}: {first['msg']}") from error
+    if not items:
+        raise BadItems(f"{path} holds no items")
+    return items
+
+
+def score_file(items: Sequence[Item], url: str, api_key: str | None, out: Path | None) -> None:
+    """Score, write one line an item to `out`, print the summary. Raises `client.ServiceError`."""
+    with _progress(sum(len(item.completions) for item in items)) as advance:
+        scored = asyncio.run(_score(items, url, api_key, advance))
+    if out is not None:
+        with out.open("w") as target:
+            _write(scored, target)
+    Console().print(summary(items, scored))
+
+
+async def _score(
+    items: Sequence[Item], url: str, api_key: str | None, advance: Callable[[int], None]
+) -> list[ScoredItem]:
+    async with AsyncClient(url, api_key=api_key, concurrency=CONCURRENCY) as client:
+
+        async def score_batch(batch: list[Item]) -> list[ScoredItem]:
+            response = await client.score(batch, deadline_s=3600)
+            advance(sum(len(item.completions) for item in batch))
+            return response.items
+
+        batches = split_batches(items, BATCH_COMPLETIONS)
+        return [item for scored in await asyncio.gather(*map(score_batch, batches)) for item in scored]
+
+
+def _write(scored: Sequence[ScoredItem], target: TextIO) -> None:
+    target.writelines(item.model_dump_json() + "\n" for item in scored)
+
+
+def summary(items: Sequence[Item], scored: Sequence[ScoredItem]) -> Table:
+    tallies: dict[str, Tally] = {}
+    for item, judged in zip(items, scored, strict=True):
+        for verdict in judged.verdicts:
+            tallies.setdefault(str(item.task["kind"]), Tally()).add(verdict)
+    table = Table()
+    table.add_column("kind")
+    for name in ("completions", *Outcome, "mean reward", "ms each"):
+        table.add_column(name, justify="right")
+    for kind, tally in sorted(tallies.items()):
+        count = sum(tally.outcomes.values())
+        judged_count = count - tally.outcomes.get(Outcome.ERROR, 0)
+        mean = f"{tally.reward / judged_count:.3f}" if judged_count else "-"
+        counts = [str(tally.outcomes.get(outcome, 0)) for outcome in Outcome]
+        table.add_row(kind, str(count), *counts, mean, f"{1000 * tally.elapsed_s / count:.1f}")
+    return table
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(file=sys.stderr)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("scoring", total=total)
+        yield lambda count: progress.advance(task, count)
