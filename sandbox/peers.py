@@ -68,7 +68,7 @@ class Peer:
 
     # Asking and answering.
 
-    def ask(self, verb: str, target: Any, *args: Any, **kwargs: Any) -> Any:
+    def ask(self, verb: str, target: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Do `verb` to the other side's object; raises what that raised there."""
         positional = [self.encode(value) for value in (target, *args)]
         self._send({"ask": [verb, positional, {key: self.encode(value) for key, value in kwargs.items()}]})

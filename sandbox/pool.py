@@ -5,38 +5,52 @@ runner.execute(ExecutionRequest(source="print(input())", stdin=b"7\\n")).stdout 
 runner.close()
 """
 
+import re
+
 from sandbox import harness
 from sandbox.errors import LanguageUnavailable, RunnerLost
 from sandbox.profiles import CONTEST_PACKAGES, Profile
 from sandbox.slots import Slots
 from sandbox.types import AssertRequest, CallRequest, ExecutionResult, Request, Status
 
+_NAMES_PACKAGE = re.compile(rf"\b(?:{'|'.join(CONTEST_PACKAGES)})\b")
+
 
 class PythonRunner:
-    """Runs Python programs: from stdin to stdout, called, or under an assert test."""
+    """Runs Python programs: from stdin to stdout, called, or under an assert test.
 
-    def __init__(self, profile: Profile, num_slots: int) -> None:
-        self.slots = Slots(profile, num_slots)
+    Two profiles, each warmed on its first use: the standard library alone, and with the contest packages that are
+    installed, for the programs that name one. It costs more and can do no more.
+    """
+
+    def __init__(self, num_slots: int) -> None:
+        self.slots = Slots(Profile(drivers=harness.DRIVERS), num_slots)
+        self._with_packages = Slots(Profile(packages=CONTEST_PACKAGES, drivers=harness.DRIVERS), num_slots)
 
     def execute(self, request: Request) -> ExecutionResult:
         """Never raises for anything the program does. Raises `CannotIsolate`, `LanguageUnavailable`."""
+        slots = self._with_packages if self._needs_packages(request) else self.slots
         try:
             if isinstance(request, CallRequest):
-                return harness.call(self.slots, request)
+                return harness.call(slots, request)
             if isinstance(request, AssertRequest):
-                return harness.check(self.slots, request)
+                return harness.check(slots, request)
             if request.language != "python":
                 raise LanguageUnavailable(request.language)
-            return harness.run(self.slots, request)
+            return harness.run(slots, request)
         except RunnerLost as error:
             return ExecutionResult(Status.SANDBOX_ERROR, detail=str(error))
 
+    @staticmethod
+    def _needs_packages(request: Request) -> bool:
+        texts = (request.source, request.test) if isinstance(request, AssertRequest) else (request.source,)
+        return any(_NAMES_PACKAGE.search(text) for text in texts)
+
     def close(self) -> None:
         self.slots.close()
+        self._with_packages.close()
 
 
-def open_runner(num_slots: int = 2, *, contest_packages: bool = False) -> PythonRunner:
-    """A runner of Python programs; `contest_packages` lets them import numpy and its like, where installed. An assert
-    test takes two slots."""
-    packages = CONTEST_PACKAGES if contest_packages else ()
-    return PythonRunner(Profile(packages=packages, drivers=harness.DRIVERS), max(num_slots, 2))
+def open_runner(num_slots: int = 2) -> PythonRunner:
+    """A runner of Python programs. An assert test takes two slots, so there are at least two."""
+    return PythonRunner(max(num_slots, 2))

@@ -21,7 +21,7 @@ BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "a
 ORDER = ("lt", "le", "gt", "ge")
 # What one side can do with an object of the other.
 VERBS: dict[str, Callable[..., Any]] = {
-    "call": lambda function, *args, **kwargs: function(*args, **kwargs),
+    "call": lambda function, /, *args, **kwargs: function(*args, **kwargs),
     "get": getattr,
     "set": setattr,
     "delete": delattr,
@@ -49,7 +49,7 @@ class Proxy:
         object.__setattr__(self, "_handle", handle)
         object.__setattr__(self, "_kind", kind)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._peer.ask("call", self, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:

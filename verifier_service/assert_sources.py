@@ -7,9 +7,9 @@ import ast
 import builtins
 import sys
 
-# Importable inside the sandbox beside the standard library, where the host has them.
-CONTEST_PACKAGES = frozenset({"numpy", "sortedcontainers", "networkx"})
-_IMPORTABLE = sys.stdlib_module_names | CONTEST_PACKAGES
+from sandbox.profiles import CONTEST_PACKAGES
+
+_IMPORTABLE = sys.stdlib_module_names | frozenset(CONTEST_PACKAGES)
 _DEFINES_ONLY = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Pass)
 
 
