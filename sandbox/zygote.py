@@ -57,6 +57,7 @@ class Setup:
     required: list[str]
     """`module:function` that must be there, imported in the new root."""
     uid_range: list[int]
+    """First and one past the last; empty: no own uid."""
 
 
 def main(descriptor: int) -> None:
@@ -87,7 +88,7 @@ class Zygote:
 
     def __init__(self, control: socket.socket, setup: Setup) -> None:
         self._drivers = {name: _resolve(name) for name in setup.drivers}
-        capabilities, uid = _effective_capabilities(), _slot_uid(setup)
+        uid = _slot_uid(setup)
         alone = setup.level == "landlock"
         if not alone:
             namespaces.enter(user_namespace=setup.level == "user_namespaces")
@@ -117,10 +118,8 @@ class Zygote:
         seccomp.build(0)  # builds what all filters share
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it; a flood is to end at its limit
         self._jail = Jail(uid, ruleset, _pages(statm), os.getpid(), _FOREIGN_TASKS if alone and uid is None else 0)
-        _say(
-            self._control,
-            {"level": setup.level, "landlock_abi": version, "slot_uid": uid, "capabilities": capabilities},
-        )
+        work_dir = self._work is not None
+        _say(self._control, {"level": setup.level, "landlock_abi": version, "slot_uid": uid, "work_dir": work_dir})
 
     def serve(self) -> None:
         """Fork a child a job until the supervisor hangs up."""
@@ -238,10 +237,12 @@ def _effective_capabilities() -> int:
 def _slot_uid(setup: Setup) -> int | None:
     """A uid that no other slot has, where this process may change uids and kill across them. Drawn at random from the
     range: RLIMIT_NPROC counts per uid over the whole machine, other containers and their slots included."""
-    if _effective_capabilities() & _UID_CAPABILITIES != _UID_CAPABILITIES or setup.level == "user_namespaces":
+    if not setup.uid_range or setup.level == "user_namespaces":
         return None
-    if setup.level == "landlock" and not all(_open_to_others(path) for path in setup.readable):
+    if _effective_capabilities() & _UID_CAPABILITIES != _UID_CAPABILITIES:
         return None
+    if not all(_open_to_others(path, parents=setup.level == "landlock") for path in setup.readable):
+        return None  # better without an own uid than with imports that fail; doctor tells
     low, high = setup.uid_range
     for line in Path("/proc/self/uid_map").read_text().splitlines():
         first, _, count = map(int, line.split())
@@ -250,8 +251,13 @@ def _slot_uid(setup: Setup) -> int | None:
     return None
 
 
-def _open_to_others(path: str) -> bool:
-    return not os.path.exists(path) or all(os.stat(parent).st_mode & 0o001 for parent in Path(path).parents)
+def _open_to_others(path: str, *, parents: bool) -> bool:
+    """Whether any uid can read `path`; with `parents`, also get there (in a root of our own the parents are ours)."""
+    if not os.path.exists(path):
+        return True
+    here = [path, f"{path}/__init__.py"] if os.path.isdir(path) else [path]
+    readable = all(os.stat(place).st_mode & 0o004 for place in here if os.path.exists(place))
+    return readable and (not parents or all(os.stat(parent).st_mode & 0o001 for parent in Path(path).parents))
 
 
 def _move_up_descriptor(descriptor: int) -> int:

@@ -1,0 +1,105 @@
+"""What isolation this host allows, found out by trying it: for `verifier doctor`.
+
+Each check does the thing; the probes are small hostile programs that must be stopped.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sandbox.errors import SandboxError
+from sandbox.profiles import Profile
+from sandbox.slots import LEVELS, open_warm_process
+from sandbox.types import Limits
+from sandbox.warm import Launch, WarmProcess
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    name: str
+    ok: bool
+    detail: str
+    required: bool = True
+    """Without it no untrusted program runs on this host."""
+
+
+_LEVEL_MEANS = {
+    "root_namespaces": "own root, network, pids and mounts, made by root",
+    "user_namespaces": "own root, network, pids and mounts, in a user namespace",
+    "landlock": "no namespaces; Landlock, system-call filter and resource limits",
+}
+# What each program tries is refused: it prints "escaped" where it is not.
+_PROBES = {
+    "files of the host are hidden": "open('/etc/passwd').read()",
+    "our source is hidden": f"open({__file__!r}).read()",
+    "no network": "import socket; socket.create_connection(('127.0.0.1', 80), 0.2)",
+    "no sockets": "import socket; socket.socket()",
+    "no new processes": "import os; os.fork() or os._exit(0)",
+    "no other programs": "import os; os.posix_spawn('/bin/true', ['true'], {})",
+    "other processes are out of reach": "import os; os.kill(os.getppid(), 0)",
+    "no writing to the host": "open('/var/tmp/escaped', 'w')",
+}
+_CANARY = Launch(inputs=(b"print(input())",), stdin=b"canary\n")
+
+
+def checks() -> list[Check]:
+    """All checks; the host can isolate where every required one is ok."""
+    try:
+        process = open_warm_process(Profile())
+    except SandboxError as error:
+        return [Check("isolation", False, str(error))]
+    try:
+        return [
+            *_facts(process.hello),
+            _canary(process),
+            *(_probe(process, name) for name in _PROBES),
+            *_other_levels(),
+        ]
+    finally:
+        process.close()
+
+
+def _facts(hello: dict[str, Any]) -> list[Check]:
+    level, abi, uid = hello["level"], hello["landlock_abi"], hello["slot_uid"]
+    lacking = [
+        what for since, what in ((1, "file access"), (4, "TCP"), (6, "signals and abstract sockets")) if abi < since
+    ]
+    return [
+        Check("isolation", True, f"{level}: {_LEVEL_MEANS[level]}"),
+        Check(
+            "Landlock", not lacking, f"ABI {abi}" + (f", does not hold {', '.join(lacking)}" if lacking else ""), False
+        ),
+        Check("own uid for each slot", uid is not None, f"e.g. {uid}" if uid else "programs run under this uid", False),
+        Check(
+            "work directory",
+            hello["work_dir"],
+            "a sized tmpfs" if hello["work_dir"] else "nothing can be written",
+            False,
+        ),
+    ]
+
+
+def _canary(process: WarmProcess) -> Check:
+    with process.launch(_CANARY) as running:
+        ended = running.wait()
+    detail = f"{1000 * ended.cpu_time_s:.1f} ms of CPU" if ended.stdout == b"canary\n" else ended.stderr.decode()
+    return Check("a harmless program runs", ended.stdout == b"canary\n", detail)
+
+
+def _probe(process: WarmProcess, name: str) -> Check:
+    source = f"{_PROBES[name]}\nprint('escaped')".encode()
+    with process.launch(Launch(inputs=(source,), limits=Limits(cpu_time_s=2, wall_time_s=5))) as running:
+        ended = running.wait()
+    refusal = ended.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+    return Check(name, b"escaped" not in ended.stdout, refusal or "stopped")
+
+
+def _other_levels() -> list[Check]:
+    """The levels by themselves, for people who wonder why a host got the one it got."""
+    found = []
+    for level in LEVELS:
+        try:
+            WarmProcess(Profile(preload=()), level).close()
+            found.append(Check(f"level {level}", True, _LEVEL_MEANS[level], False))
+        except SandboxError as error:
+            found.append(Check(f"level {level}", False, str(error), False))
+    return found
