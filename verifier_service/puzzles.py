@@ -136,7 +136,8 @@ def _generating_dataset(name: str, seed: int, size: int, config_json: str) -> Pr
 
 @lru_cache(maxsize=512)
 def _generated(name: str, seed: int, index: int, config_json: str) -> Entry:
-    size = max(int(json.loads(config_json).get("size", LIBRARY_SIZE)), index + 1)
+    # Beyond the library's size in powers of two: one object serves thousands of indices, and some take 50 ms to make.
+    size = max(int(json.loads(config_json).get("size", LIBRARY_SIZE)), 1 << index.bit_length())
     dataset = _generating_dataset(name, seed, size, config_json)
     with _quiet():
         made = dataset[index]
