@@ -1,0 +1,63 @@
+"""Words as the official checkers see them: four ways to cut a text, each used by several instructions."""
+
+import re
+import string
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Annotated, Literal
+
+from nltk.tokenize.destructive import NLTKWordTokenizer
+from pydantic import AfterValidator, Field
+
+from verifier_service.instructions import sentences
+
+Check = Callable[..., bool]
+"""A checker: the text first, then its arguments by name."""
+
+Count = Annotated[int, Field(ge=0)]
+Relation = Literal["less than", "at least"]
+
+MARKS = string.punctuation + " "
+"""What the checkers strip off a word's ends."""
+
+_WORD = re.compile(r"\w+")
+_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_QUANTIFIER = re.compile(r"(?<!\\)[*+{]")
+_TREEBANK = NLTKWordTokenizer()
+
+
+def compares(count: int, relation: Relation, threshold: int) -> bool:
+    return count < threshold if relation == "less than" else count >= threshold
+
+
+def alphanumeric_words(text: str) -> list[str]:
+    return _WORD.findall(text)
+
+
+def without_punctuation(text: str) -> str:
+    return text.translate(_WITHOUT_PUNCTUATION)
+
+
+@lru_cache(maxsize=64)
+def treebank_words(text: str) -> tuple[str, ...]:
+    """Penn Treebank tokens sentence by sentence, as `nltk.word_tokenize` makes them; punctuation marks are tokens."""
+    return tuple(token for sentence in sentences.split(text) for token in _TREEBANK.tokenize(sentence))
+
+
+def _usable(keyword: str) -> str:
+    if len(_QUANTIFIER.findall(keyword)) > 1:
+        raise ValueError("a keyword with several quantifiers can take exponential time")
+    return keyword
+
+
+Keyword = Annotated[str, Field(min_length=1), AfterValidator(_usable)]
+"""The official checkers search for keywords as regular expressions, mostly of plain letters."""
+
+
+@lru_cache(maxsize=4096)
+def keyword_pattern(keyword: str, before: str = "", after: str = "") -> re.Pattern[str]:
+    """The keyword as a pattern without case; what is no regular expression is meant literally ("**")."""
+    try:
+        return re.compile(before + keyword + after, re.IGNORECASE)
+    except re.error:
+        return re.compile(before + re.escape(keyword) + after, re.IGNORECASE)
