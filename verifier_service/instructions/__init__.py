@@ -9,7 +9,18 @@ odd or not; `REPAIRED` holds those that are disputed, mended.
 
 from collections.abc import Mapping
 
-from verifier_service.instructions import detectable, keywords, language, lengths
+from verifier_service.instructions import (
+    count,
+    custom,
+    detectable,
+    keywords,
+    language,
+    layout,
+    lengths,
+    ratio,
+    sentence,
+    words,
+)
 from verifier_service.instructions.tokens import Check
 
 CHECKERS: Mapping[str, Check] = {
@@ -17,5 +28,17 @@ CHECKERS: Mapping[str, Check] = {
     **language.CHECKERS,
     **lengths.CHECKERS,
     **detectable.CHECKERS,
+    **count.CHECKERS,
+    **ratio.CHECKERS,
+    **words.CHECKERS,
+    **sentence.CHECKERS,
+    **layout.CHECKERS,
+    **custom.CHECKERS,
 }
-REPAIRED: Mapping[str, Check] = {**language.REPAIRED}
+REPAIRED: Mapping[str, Check] = {
+    **language.REPAIRED,
+    **count.REPAIRED,
+    **ratio.REPAIRED,
+    **words.REPAIRED,
+    **layout.REPAIRED,
+}

@@ -28,3 +28,48 @@ KEPT_WITH_NUMBER = _words(
     "review who"
 )
 """Words that the English model takes to belong to the number in front of them ("1. Business")."""
+
+CONJUNCTIONS = _words("and but for nor or so yet")
+
+PRONOUNS = _words(
+    "i me we us you he him she her it they them my mine our ours your yours his hers its their theirs "
+    "myself ourselves yourself yourselves himself herself itself themselves this that these those "
+    "who whom whose which what whoever whomever whatever whichever "
+    "anybody anyone anything everybody everyone everything nobody nothing somebody someone something "
+    "each either neither both all some any none"
+)
+
+STOP_WORDS = _words(
+    # pronouns and determiners
+    "i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her hers herself "
+    "it its itself they them their theirs themselves what which who whom this that these those a an the "
+    # verbs, and what a tokenizer leaves of their contractions
+    "am is are was were be been being have has had having do does did doing can will should just don now "
+    "d ll m o re s t ve y ain aren couldn didn doesn hadn hasn haven isn ma mightn mustn needn shan shouldn wasn "
+    "weren won wouldn "
+    # conjunctions and prepositions
+    "and but if or because as until while of at by for with about against between into through during before after "
+    "above below to from up down in out on off over under "
+    # adverbs and quantifiers
+    "again further then once here there when where why how all any both each few more most other some such no nor not "
+    "only own same so than too very"
+)
+
+PERSON_NAMES = tuple(
+    sorted(
+        _words(
+            "Emma Liam Sophia Jackson Olivia Noah Ava Lucas Isabella Mason Mia Ethan Charlotte Alexander Amelia "
+            "Benjamin Harper Leo Zoe Daniel Chloe Samuel Lily Matthew Grace Owen Abigail Gabriel Ella Jacob Scarlett "
+            "Nathan Victoria Elijah Layla Nicholas Audrey David Hannah Christopher Penelope Thomas Nora Andrew Aria "
+            "Joseph Claire Ryan Stella Jonathan"
+        )
+    )
+)
+"""The fifty names that the instruction lists."""
+
+NORTHERN_CAPITALS = (
+    *("Reykjavik", "Helsinki", "Oslo", "Tallinn", "Stockholm", "Riga", "Moscow", "Copenhagen", "Vilnius", "Minsk"),
+    *("Dublin", "Berlin", "Amsterdam", "Warsaw", "London", "Brussels", "Prague", "Luxembourg", "Paris", "Vienna"),
+    *("Bratislava", "Budapest", "Vaduz", "Chisinau", "Bern", "Ljubljana", "Zagreb"),
+)
+"""European capitals north of 45 degrees, from north to south."""
