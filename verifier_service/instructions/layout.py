@@ -65,7 +65,7 @@ def newline(text: str) -> bool:
 def emoji_at_end(text: str) -> bool:
     """The last character of a sentence, the one before it, or the first of the next sentence is an emoji."""
     stripped = [without_punctuation(sentence).strip() for sentence in sentences.split(text)]
-    for sentence, following in zip(stripped, [*stripped[1:], ""], strict=True):
+    for sentence, following in zip(stripped, [*stripped[1:], ""], strict=False):
         if not sentence:
             return False
         if not any(emoji.is_emoji(character) for character in sentence[-2:]) and not emoji.is_emoji(following[:1]):

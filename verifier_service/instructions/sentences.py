@@ -16,40 +16,47 @@ from verifier_service.instructions.wordlists import ABBREVIATIONS, CAPITALISED_A
 
 # Punkt's word pattern: a word ends before these, before `--` and before `..`, and does not start with some.
 _OUTSIDE = r")\";}\]*:@'({\[‘’“”«»?!"
-_TOKEN = re.compile(rf"-{{2,}}|\.{{2,}}|(?![\"`&#,\-(){{}}\[\]:;*@])\S(?:(?!--|\.\.)[^\s{_OUTSIDE}])*|\S")
+_TOKEN_PATTERN = rf"-{{2,}}|\.{{2,}}|(?![\"`&#,\-(){{}}\[\]:;*@])\S(?:(?!--|\.\.)[^\s{_OUTSIDE}])*|\S"
+_TOKEN = re.compile(_TOKEN_PATTERN)
+_NEXT_TOKEN = re.compile(rf"\s+(?P<token>{_TOKEN_PATTERN})")
+_FROM_MARK = re.compile(r"[.?!]\S*")
 _MARK_IN_WORD = re.compile(rf"[.?!](?=[{_OUTSIDE}]|$)")
 _CLOSING = re.compile(r"\s*(?P<marks>[\"')\]}‘’“”«»]+)(?=\s|--|$)")
 _NUMBER = re.compile(r"-?[.,]?\d[\d,.-]*")
-_WORD = re.compile(r"\S+")
 
 
 @lru_cache(maxsize=64)
 def split(text: str) -> tuple[str, ...]:
-    """The sentences of `text`, in order, without the white space around them. Linear time."""
-    breaks: list[int] = []
-    words = list(_WORD.finditer(text))
-    for word, following in zip(words, [*words[1:], None], strict=True):
-        end = _break_in(word.group(), following.group() if following else None)
+    """The sentences of `text`, in order, without the white space behind them. Linear time."""
+    starts, ends = [0], []
+    for marked in _FROM_MARK.finditer(text):
+        end = _break_in(text, _word_start(text, marked.start()), marked.end())
         if end is not None:
-            breaks.append(word.start() + end)
-    starts, sentences = [0], []
-    for position in breaks:
-        closing = _CLOSING.match(text, position)
-        starts.append(closing.end("marks") if closing else position)
-    for start, stop in zip(starts, [*starts[1:], len(text)], strict=True):
-        sentences.append(text[start:stop].strip() if start else text[:stop].rstrip())
-    return tuple(sentence for sentence in sentences if sentence)
+            closing = _CLOSING.match(text, end)
+            ends.append(closing.end("marks") if closing else end)
+            starts.append(ends[-1])
+    ends.append(len(text))
+    # The first one keeps the white space in front of it, as Punkt's first does.
+    found = (text[start:end].strip() if start else text[:end].rstrip() for start, end in zip(starts, ends, strict=True))
+    return tuple(sentence for sentence in found if sentence)
 
 
-def _break_in(word: str, following: str | None) -> int | None:
-    """Where in `word` a sentence ends, None if none does; of several marks in one word the last is the place."""
-    marks = [mark.end() for mark in _MARK_IN_WORD.finditer(word)]
-    if marks and marks[-1] == len(word) and following is None:
+def _word_start(text: str, position: int) -> int:
+    while position > 0 and not text[position - 1].isspace():
+        position -= 1
+    return position
+
+
+def _break_in(text: str, start: int, stop: int) -> int | None:
+    """Where in the word `text[start:stop]` a sentence ends, if one does; of several marks the last is the place."""
+    marks = [mark.end() for mark in _MARK_IN_WORD.finditer(text, start, stop)]
+    following = _NEXT_TOKEN.match(text, stop)
+    if marks and marks[-1] == stop and following is None:
         marks.pop()
     if not marks:
         return None
-    tokens = _TOKEN.findall(word[: marks[-1]])
-    after = word[marks[-1]] if marks[-1] < len(word) else _TOKEN.findall(following or "")[0]
+    tokens = _TOKEN.findall(text, start, marks[-1])
+    after = text[marks[-1]] if marks[-1] < stop else following["token"] if following else ""
     pairs = zip(tokens, [*tokens[1:], after], strict=True)
     return marks[-1] if any(_ends_sentence(token, then) for token, then in pairs) else None
 

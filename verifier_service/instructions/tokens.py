@@ -41,7 +41,19 @@ def without_punctuation(text: str) -> str:
 @lru_cache(maxsize=64)
 def treebank_words(text: str) -> tuple[str, ...]:
     """Penn Treebank tokens sentence by sentence, as `nltk.word_tokenize` makes them; punctuation marks are tokens."""
-    return tuple(token for sentence in sentences.split(text) for token in _TREEBANK.tokenize(sentence))
+    tokens: list[str] = []
+    for sentence in sentences.split(text):
+        *inner, last = sentence.split()
+        for chunk in inner:
+            tokens += _inner_chunk(chunk)
+        tokens += _TREEBANK.tokenize("x " + last)[1:]
+    return tuple(tokens)
+
+
+# NLTK's rules look no further than the white space around a chunk (but at the sentence's end), and chunks repeat.
+@lru_cache(maxsize=16_384)
+def _inner_chunk(chunk: str) -> tuple[str, ...]:
+    return tuple(_TREEBANK.tokenize(f"x {chunk} x")[1:-1])
 
 
 def _usable(keyword: str) -> str:

@@ -73,3 +73,26 @@ NORTHERN_CAPITALS = (
     *("Bratislava", "Budapest", "Vaduz", "Chisinau", "Bern", "Ljubljana", "Zagreb"),
 )
 """European capitals north of 45 degrees, from north to south."""
+
+IMPERATIVES = _words(
+    # forms that are hardly anything but a verb
+    "am are be been began begin begun came did do does done gave given go goes gone had has have is let made said says "
+    "took was went were wrote written born "
+    # verbs that texts start with
+    "add adopt allow apply ask avoid become believe bring build buy calculate capture celebrate check choose click "
+    "combine come compare conduct connect consider contact convert create cut deliver describe design determine "
+    "develop discover discuss divide download draw eat embrace encourage end enjoy ensure enter establish estimate "
+    "evaluate examine expand explain explore fill find follow gather generate get give grab grow help "
+    "identify imagine implement improve include increase introduce invest investigate invite join keep know learn "
+    "leave listen look maintain make measure meet mix move multiply note open organize pay perform pick place plan "
+    "play practice prepare present prevent promote protect provide put read reduce remain remove repeat replace "
+    "respond say schedule see seek select send serve share show solve spend start stay stop subtract summarize "
+    "support take teach tell test think transform translate travel try turn understand use visit wait wake walk want "
+    "watch wear welcome write"
+)
+
+NO_PARTICIPLES = _words(
+    "anything being's bring ceiling darling during evening everything hundred indeed interesting king morning nothing "
+    "sibling sing something spring string thing unprecedented sacred beloved red breed speed wedding"
+)
+"""They end like participles and are none."""
