@@ -1,5 +1,6 @@
 """Validation: a blend of held-out sets, scored like training prompts, with the same seeds every time."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -35,7 +36,8 @@ class ValidationScores:
         return {"score": self.score, "error": self.error, "sets": sets}
 
     def for_ledger(self) -> dict[str, float]:
-        return {"blend": self.score, **{name: s.mean for name, s in self.sets.items()}}
+        known = {"blend": self.score, "blend_error": self.error, **{name: s.mean for name, s in self.sets.items()}}
+        return {name: value for name, value in known.items() if math.isfinite(value)}
 
 
 def evaluate(

@@ -34,7 +34,7 @@ class LedgerEvent(Section):
     cause: str
     """Why: a trigger (`schedule`, `plateau`, ...), a guard's message, a stage's name, `killed`, `new`, `branch`."""
     validation: Mapping[str, float] | None = None
-    """Scores of the last validation up to here: `blend`, and one a set."""
+    """Scores of the last validation up to here: `blend`, its `blend_error`, and one a set."""
     changes: Mapping[str, Any] = {}
     """Config keys that differ from here on, dotted, with their new values."""
     verifier_versions: Mapping[str, str] = {}
