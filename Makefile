@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test soak lint bench images compose-test clean
+.PHONY: help setup demo test soak lint bench images compose-test k8s-test clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,7 +35,10 @@ images: ## the two container images
 	docker compose --profile default build
 
 compose-test: $(STAMP) ## the compose deployment, built, started, broken and judged (starts a Docker engine where none runs)
-	docker/engine.sh run $(PY) -m pytest -q -rs tests/deploy/test_compose.py
+	docker/engine.sh run env COMPOSE_TEST=1 $(PY) -m pytest -v -s tests/deploy/test_compose_up.py
+
+k8s-test: $(STAMP) ## every overlay rendered, validated against three versions of Kubernetes, cross-checked
+	$(PY) -m pytest -v tests/deploy/test_k8s.py tests/deploy/test_monitoring.py
 
 clean: ## remove the virtual environment and what runs left behind
 	rm -rf $(VENV) runs build .mypy_cache .ruff_cache .hypothesis

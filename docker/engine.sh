@@ -12,6 +12,7 @@ set -euo pipefail
 dir=${ENGINE_DIR:-$PWD/.cache/engine}
 python_image=python:3.11-slim-bookworm
 redis_image=redis:7.2-bookworm
+bridge=prl-engine0 # of our own, so that other engines' coming and going leaves it alone
 newer_suite=trixie # has compose v2 and buildx, which bookworm lacks
 
 say() { echo "engine: $*" >&2; }
@@ -35,9 +36,12 @@ start_daemon() {
     mkdir -p "$dir"
     [ "$(id -u)" = 0 ] || cannot "no Docker engine answers, and only root can start one"
     command -v apt-get >/dev/null || cannot "no Docker engine answers, and this is not Debian"
-    install_packages docker.io iptables ca-certificates debootstrap
+    install_packages docker.io iptables iproute2 ca-certificates debootstrap
     say "starting an engine in $dir"
-    dockerd --data-root "$dir/data" --exec-root "$dir/exec" --pidfile "$dir/pid" -H "unix://$dir/docker.sock" \
+    ip link show "$bridge" >/dev/null 2>&1 ||
+        { ip link add "$bridge" type bridge && ip address add 198.18.0.1/24 dev "$bridge" && ip link set "$bridge" up; } ||
+        cannot "the bridge $bridge cannot be made"
+    dockerd --bridge "$bridge" --data-root "$dir/data" --exec-root "$dir/exec" --pidfile "$dir/pid" -H "unix://$dir/docker.sock" \
         >"$dir/dockerd.log" 2>&1 &
     for _ in $(seq 60); do
         DOCKER_HOST=unix://$dir/docker.sock docker info >/dev/null 2>&1 && return
@@ -123,7 +127,7 @@ stop() { # only what `start` started; containers of ours end with it, and so doe
         sleep 0.5
     done
     rm -f "$dir/pid"
-    ip link delete docker0 2>/dev/null || true
+    ip link delete "$bridge" 2>/dev/null || true
     say "stopped the engine of $dir"
 }
 

@@ -86,7 +86,7 @@ def _worker(arguments: argparse.Namespace) -> int:
     supervisor = import_module("verifier_service.supervisor")
     lanes = import_module("verifier_service.lanes")
     try:
-        supervisor.Supervisor(settings, settings.redis_url, arguments.queues or lanes.LANES).run()
+        supervisor.Supervisor(settings, settings.redis_address, arguments.queues or lanes.LANES).run()
     finally:
         if arguments.clean_up is not None:
             shutil.rmtree(arguments.clean_up, ignore_errors=True)

@@ -24,6 +24,10 @@ NEEDED_LANES: tuple[lanes.Lane, ...] = ("light", "code")
 """Lanes without whose workers the service cannot grade every kind."""
 
 
+NOBODY = "verifier:nobody"
+"""A key that never exists, because Redis wants at least one to count."""
+
+
 @dataclass(slots=True)
 class LaneState:
     depth: int = 0
@@ -78,7 +82,7 @@ class QueueGauge:
             pipe.smembers(lanes.workers_key(lane))
             pipe.hgetall(lanes.stats_key(lane))
             depth, oldest, workers, stats = await pipe.execute()
-            pipe.exists(*workers, "")
+            pipe.exists(*workers, NOBODY)
             pipe.hget(lanes.record_key((oldest or b"").decode()), "enqueued_at")
             alive, enqueued_at = await pipe.execute()
         now = time.monotonic()

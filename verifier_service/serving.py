@@ -85,8 +85,8 @@ def _await_ready(url: str) -> None:
 
 @contextlib.contextmanager
 def _redis(settings: Settings) -> Iterator[tuple[str, Embedded | None]]:
-    if settings.redis_url is not None:
-        yield settings.redis_url, None
+    if (address := settings.redis_address) is not None:
+        yield address, None
         return
     with Embedded(settings) as embedded:
         yield embedded.redis_url, embedded

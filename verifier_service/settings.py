@@ -7,8 +7,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FilePath, model_validator
 
 ENV_PREFIX = "VERIFIER_"
 
@@ -24,6 +25,8 @@ class Settings(BaseModel):
     """Grading processes a lane; set to the number of cores."""
     redis_url: str | None = None
     """None: the service starts a Redis of its own."""
+    redis_password_file: FilePath | None = None
+    """Holds the password that `redis_url` leaves out, so that no environment and no command line shows it."""
     api_keys_file: Path | None = None
     """One key a line, `#` comments; read again whenever it changes."""
     api_keys: str = ""
@@ -64,15 +67,35 @@ class Settings(BaseModel):
     """A worker is replaced after so many chunks, or when its grader has grown so big between two."""
     drain_s: float = Field(default=30.0, gt=0)
     """How long SIGTERM waits for the chunks in hand."""
+    alive_file: Path | None = None
+    """Touched by the supervisor of workers while its loop turns, for a container's health check."""
     log_level: str = "warning"
+
+    @model_validator(mode="after")
+    def _password_has_its_url(self) -> Self:
+        if self.redis_password_file is not None and self.redis_url is None:
+            raise ValueError("redis_password_file needs redis_url")
+        return self
 
     @classmethod
     def load(cls, environ: Mapping[str, str] = os.environ, **given: Any) -> Self:
-        """Environment first, then what was given (None means not given). Raises pydantic's `ValidationError`."""
+        """Environment first (empty is not set), then what was given (None means not given).
+
+        Raises pydantic's `ValidationError`.
+        """
         known = {ENV_PREFIX + name.upper(): name for name in cls.model_fields}
-        found: dict[str, Any] = {known[key]: value for key, value in environ.items() if key in known}
+        found: dict[str, Any] = {known[key]: value for key, value in environ.items() if key in known and value}
         return cls(**(found | {name: value for name, value in given.items() if value is not None}))
 
     def as_environ(self) -> dict[str, str]:
         """What differs from the defaults, for a child process to `load`."""
         return {ENV_PREFIX + name.upper(): str(getattr(self, name)) for name in self.model_fields_set}
+
+    @property
+    def redis_address(self) -> str | None:
+        """`redis_url` with the password of `redis_password_file`. Raises OSError."""
+        if self.redis_url is None or self.redis_password_file is None:
+            return self.redis_url
+        scheme, _, rest = self.redis_url.partition("://")
+        user, at, host = rest.rpartition("@")
+        return f"{scheme}://{user}:{quote(self.redis_password_file.read_text().strip(), safe='')}@{host}"

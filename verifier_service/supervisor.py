@@ -57,6 +57,8 @@ class Supervisor:
             if got is not None and got.si_signo != signal.SIGCHLD:
                 break
             self._reap()
+            if self._settings.alive_file is not None:
+                self._settings.alive_file.touch()
             if time.monotonic() >= next_look:
                 self._try(self._look_after_orphans)
                 next_look = time.monotonic() + LOOK_EVERY_S

@@ -8,12 +8,14 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent.parent
-VARIABLE = re.compile(r"\$\{(?P<name>[A-Z_]+)(?::?-(?P<default>[^}]*))?\}")
+VARIABLE = re.compile(r"\$\{[A-Z_]+(?::?-(?P<default>[^${}]*)|:\+[^${}]*)?\}")
 
 
 def with_defaults(text: str) -> str:
-    """`${NAME:-default}` -> `default`; a variable without a default would be empty on a clean clone."""
-    return VARIABLE.sub(lambda found: found["default"] or "", text)
+    """`${NAME:-default}` -> `default`, `${NAME:+text}` -> nothing: a clean clone, where no variable is set."""
+    while (innermost_gone := VARIABLE.sub(lambda found: found["default"] or "", text)) != text:
+        text = innermost_gone
+    return text
 
 
 @pytest.fixture(scope="session")

@@ -185,7 +185,8 @@ def printed_dependencies(*arguments: str) -> list[str]:
 
 
 def names(requirements: list[str]) -> set[str]:
-    return {re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0] for requirement in requirements}
+    """Names of the modules, which for our dependencies are those of the distributions."""
+    return {re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0].replace("-", "_") for requirement in requirements}
 
 
 def test_the_service_image_holds_no_torch() -> None:
