@@ -97,5 +97,5 @@ class Settings(BaseModel):
         if self.redis_url is None or self.redis_password_file is None:
             return self.redis_url
         scheme, _, rest = self.redis_url.partition("://")
-        user, at, host = rest.rpartition("@")
+        user, _at, host = rest.rpartition("@")
         return f"{scheme}://{user}:{quote(self.redis_password_file.read_text().strip(), safe='')}@{host}"
