@@ -127,7 +127,7 @@ class TestSide(Peer):
         callback = isinstance(target, (FunctionType, MethodType, BuiltinFunctionType))
         if verb == "call" and (ours or callback):
             return
-        if verb == "next" and isinstance(target, Iterator):
+        if verb in ("iter", "next") and isinstance(target, Iterator):
             return
         if ours and verb != "await" and not (verb in ("get", "set", "delete") and str(args[0]).startswith("_")):
             return
