@@ -20,11 +20,13 @@ from enum import Enum
 from functools import cache, lru_cache
 from typing import Any, get_type_hints
 
-from reasoning_gym.composite import DatasetSpec
-from reasoning_gym.dataset import ProceduralDataset
-from reasoning_gym.factory import DATASETS, create_dataset
-
 from verifier_service.answer_guard import EVALUATING, refusal
+from verifier_service.plotless import without_plotting
+
+with without_plotting():
+    from reasoning_gym.composite import DatasetSpec
+    from reasoning_gym.dataset import ProceduralDataset
+    from reasoning_gym.factory import DATASETS, create_dataset
 
 Entry = dict[str, Any]
 """`question`: str, `answer`: str or None, `metadata`: dict; a knight swap at its largest is 20 KB."""
