@@ -22,7 +22,7 @@ STANDARD_LIBRARY = tuple(
     datetime decimal enum fractions functools hashlib heapq inspect io itertools json keyword linecache locale
     math numbers operator os pprint queue random re statistics string struct sys textwrap threading time timeit
     traceback types typing unicodedata warnings weakref zlib
-    """.split()  # noqa: SIM905
+    """.split()
 )
 
 CONTEST_PACKAGES = ("numpy", "sortedcontainers", "networkx", "more_itertools")

@@ -193,3 +193,98 @@ def stated_answer(text: str) -> str | None:
 
 MAX_STATED_CHARS = 2000
 """A stated answer is a phrase; what is longer is cut."""
+
+
+# What may stand between boxes that are one answer: punctuation, layout, and words that list or hedge.
+_JOINT = re.compile(
+    r"(?:[\s$,;.&|*/()\[\]\\:—–-]|\\(?:quad|qquad|text|textbf|mathrm|mbox)(?![a-zA-Z])|[{}]"
+    r"|\b(?:and|or|also|alternatively|either|maybe|perhaps|possibly|otherwise|und|oder|et|ou|y|o)\b|[和或与])*",
+    re.IGNORECASE,
+)
+_HEDGE = re.compile(r"\b(?:or|alternatively|either|maybe|perhaps|possibly|otherwise|oder|ou)\b|或", re.IGNORECASE)
+_MAX_JOINT_CHARS = 80
+
+
+def boxed_answer(text: str, *, several: bool = False) -> str | None:
+    """The last box, together with the boxes joined to it by nothing but "and", "or", commas and layout.
+
+    several: a list is asked for, so that any words within a sentence may join boxes
+    """
+    found = boxes(text)
+    if not found:
+        return None
+    first = len(found) - 1
+    while first > 0 and _joined(text[found[first - 1].end : found[first].start], several=several):
+        first -= 1
+    contents = list(dict.fromkeys(_mathematics_in(box.content) for box in found[first:]))
+    between = text[found[first].end : found[-1].start] if first < len(found) - 1 else ""
+    return (" or " if _HEDGE.search(between) else ", ").join(contents)
+
+
+def _joined(gap: str, *, several: bool) -> bool:
+    if len(gap) > _MAX_JOINT_CHARS:
+        return False
+    return bool(_JOINT.fullmatch(gap)) or (several and not _SENTENCE_END.search(gap))
+
+
+_MATH_SPAN = re.compile(
+    r"\$\$([^$]{1,2000})\$\$|\$([^$\n]{1,2000})\$|\\\(((?:[^\\]|\\[^()]){1,2000})\\\)|\\\[((?:[^\\]|\\[^\[\]]){1,2000})\\\]"
+)
+_PROSE = re.compile(r"(?<![\\\w{])[^\W\d_]{3,40}+ {1,4}+[^\W\d_]{2}")
+_NUMBER = re.compile(
+    r"(?<![\w.])[-+−]?(?:\d+ \d+/\d+|(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?(?:/\d+)?|\.\d+)(?: ?\\?%)?"
+)
+
+
+def _mathematics_in(content: str) -> str:
+    """A box or a sentence that wraps its mathematics in prose: the mathematics alone."""
+    stated = stated_answer(content)
+    if stated:
+        content = stated
+    if "$" in content or r"\(" in content or r"\[" in content:
+        spans = [span for span in _MATH_SPAN.finditer(content) if not _PROSE.search(span[span.lastindex or 0])]
+        if spans and _PROSE.search(content[: spans[-1].start()] + " " + content[spans[-1].end() :]):
+            return spans[-1][spans[-1].lastindex or 0].strip()
+    return content
+
+
+def any_answer(text: str, *, several: bool = False) -> str | None:
+    """A boxed answer, else the last stated one: in answer tags, after "the answer is", in the last formula, or the
+    last number."""
+    answer = boxed_answer(text, several=several) or answer_tag(text) or stated_answer(text)
+    if answer:
+        return _mathematics_in(answer)
+    spans = deque(
+        (span for span in _MATH_SPAN.finditer(text) if not _PROSE.search(span[span.lastindex or 0])), maxlen=1
+    )
+    if spans:
+        return spans[0][spans[0].lastindex or 0].strip()
+    if len(text) <= MAX_STATED_CHARS and not _PROSE.search(text) and text.strip() and "\n" not in text.strip():
+        return text.strip()
+    numbers = deque(_NUMBER.finditer(text), maxlen=1)
+    return numbers[0].group() if numbers else None
+
+
+_CHOICE_TAG = re.compile(r"<(answer|choice)>([^<]{0,2000})</\1>", re.IGNORECASE)
+_CHOICE_STATED = re.compile(
+    r"(?:\b(?:answer|option|choice|correct (?:one|letter))\b[*_\" ]{0,4}(?:(?:selected|chosen)[*_ ]{0,3})?"
+    r"(?:(?:\bis\b|:|=|：)[*_ ]{0,4}){1,2}(?:for sure |definitely |clearly |most likely |probably )?"
+    r"|(?:答案|选择)(?:是|为|：|:)*"
+    r"|\b(?:réponse|respuesta|antwort|risposta|resposta)\b[*_ ]{0,4}(?:est|es|ist|è|é|:)+|الإجابة:?"
+    r"|\b(?:i think|therefore|so|thus)(?: it'?s| it is)|\bmatches option)\s{0,4}(?P<said>[^\n]{1,300})",
+    re.IGNORECASE,
+)
+
+
+def choice_answers(text: str) -> list[str]:
+    """Phrases that may state a choice, the most binding first: boxes from the last, tags, statements from the last,
+    the text as a whole."""
+    last = boxed_answer(text)
+    boxed = [] if last is None else [last, *(box.content for box in reversed(boxes(text)[-_MAX_PHRASES:]))]
+    tagged = [match[2] for match in deque(_CHOICE_TAG.finditer(text), maxlen=_MAX_PHRASES)]
+    stated = [match["said"] for match in deque(_CHOICE_STATED.finditer(text), maxlen=_MAX_PHRASES)]
+    whole = [text.strip()] if len(text) <= MAX_STATED_CHARS else []
+    return [*boxed, *reversed(tagged), *reversed(stated), *whole]
+
+
+_MAX_PHRASES = 8

@@ -1,0 +1,242 @@
+"""The strict judge: whether an answer equals a gold answer, by our own reading of both. Yes, no, or not decided.
+
+It goes from cheap to dear: the same text, the same number, the same structure with the same elements. What it proves
+equal or different is final; the rest (`None`) is left to the second judge.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property, lru_cache
+
+from verifier_service import quantities
+from verifier_service.mathematics import structure
+from verifier_service.mathematics.notation import TEXT_COMMAND, canonical
+from verifier_service.mathematics.number import Number, parse_number
+from verifier_service.mathematics.syntax import Node, TooComplex, Unreadable, read
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`equal` is None where the strict judge cannot tell; `reason` is one of the math verifier's."""
+
+    equal: bool | None
+    reason: str
+
+
+EXACT = Decision(True, "exact")
+NUMBER = Decision(True, "number")
+EQUIVALENT = Decision(True, "equivalent")
+DIFFERENT = Decision(False, "not_equivalent")
+RESTATED = Decision(False, "not_evaluated")
+INCONSISTENT = Decision(False, "inconsistent")
+LIMIT = Decision(False, "comparison_limit")
+UNDECIDED = Decision(None, "undecided")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """An answer, read once as far as each question about it needs."""
+
+    text: str
+    """In canonical notation."""
+
+    @cached_property
+    def number(self) -> Number | None:
+        return parse_number(self.text)
+
+    @cached_property
+    def compact(self) -> str:
+        """Without the spaces that mean nothing: all but those between digits."""
+        return _IDLE_SPACE.sub("", self.text)
+
+    @cached_property
+    def words(self) -> str | None:
+        """The plain text it is, in lower case and without markup; None where it is mathematics."""
+        return as_words(self.text)
+
+    @cached_property
+    def node(self) -> Node | None:
+        """What it is for our own parser, None where that cannot read it."""
+        try:
+            return structure.expand(read(self.text))
+        except Unreadable:
+            return None
+
+    @cached_property
+    def too_complex(self) -> bool:
+        """Longer or deeper than any answer, so that not even the second judge should read it."""
+        try:
+            read(self.text)
+        except TooComplex:
+            return True
+        except Unreadable:
+            pass
+        return False
+
+    @cached_property
+    def separated(self) -> Node | None:
+        """As `node`, with "1,234" read as two elements."""
+        try:
+            return structure.expand(read(self.text, thousands=False))
+        except Unreadable:
+            return None
+
+    @cached_property
+    def operations(self) -> frozenset[str]:
+        return frozenset(match.lastgroup or "" for match in _OPERATIONS.finditer(self.text))
+
+
+_IDLE_SPACE = re.compile(r"(?<!\d) +| +(?!\d| )")
+
+# What a problem asks to be carried out. An answer that still contains it restates the problem.
+_OPERATIONS = re.compile(
+    r"(?P<factorial>!(?!=))|(?P<integral>\\i*int(?![a-zA-Z]))"
+    r"|(?P<derivative>\\frac ?\{ ?d ?\} ?\{ ?d|\\partial|\bd/d[a-z])"
+    r"|(?P<sum>\\sum)|(?P<product>\\prod)|(?P<limit>\\lim)"
+    r"|(?P<binomial>\\binom|\\choose|\\?\bC\()|(?P<divisor>\\?\b(?:gcd|lcm)\b)|(?P<remainder>\\[bp]?mod\b|\bmod\b)"
+    r"|(?P<matrix>\\det|\\begin\{vmatrix\})|(?P<extremum>\\?\b(?:max|min)\b)"
+    r"|(?P<rounding>\\lfloor|\\lceil|\\?\b(?:floor|ceil)\b)"
+    r"|(?P<inverse>\\?a(?:rc)?(?:sin|cos|tan|cot)\b|\^ ?\{ ?-1 ?\} ?\()"
+    r"|(?P<circular>\\?(?<![a-z])(?:sin|cos|tan|cot|sec|csc)h?(?![a-z]))"
+    r"|(?P<logarithm>\\?\b(?:ln|log|lg)(?![a-z]))"
+)
+
+
+@lru_cache(maxsize=8192)
+def reading(text: str) -> Reading:
+    """The reading of a raw text; golds come back with every completion, so readings are kept."""
+    return Reading(canonical(text))
+
+
+def decide(gold: Reading, answer_text: str) -> Decision:
+    """Compare an extracted answer with a gold answer. Linear time but for sets (quadratic, capped)."""
+    if len(answer_text) > MAX_ANSWER_CHARS:
+        return EXACT if canonical(answer_text) == gold.text else LIMIT
+    answer = Reading(canonical(answer_text))
+    if gold.text == answer.text and gold.text:
+        return EXACT
+    if gold.number is not None and answer.number is not None:
+        return same_number(gold.number, answer.number)
+    if gold.compact == answer.compact:
+        return EXACT
+    if not answer.text:
+        return DIFFERENT
+    words = _compare_words(gold, answer)
+    if words is not None:
+        return words
+    if gold.number is not None and _COMMA_DECIMAL.fullmatch(answer.text):
+        # "1000,99" can only be a decimal where a single number is asked for.
+        decimal = parse_number(answer.text.replace(",", "."))
+        return same_number(gold.number, decimal) if decimal else DIFFERENT
+    return _compare_structure(gold, answer)
+
+
+MAX_ANSWER_CHARS = 20_000
+"""Longer answers are compared as text only."""
+
+_COMMA_DECIMAL = re.compile(r"-?\d+,\d{1,2}|-?\d{4,},\d+|-?0,\d+")
+
+
+def same_number(gold: Number, answer: Number) -> Decision:
+    if gold.base and answer.base and gold.base != answer.base:
+        return DIFFERENT
+    value = answer.value
+    if gold.unit and answer.unit and not quantities.same_label(gold.unit, answer.unit):
+        converted = quantities.convert(value, answer.unit, gold.unit)
+        if converted is None:
+            return DIFFERENT
+        return NUMBER if abs(converted - gold.value) <= abs(gold.value) * Fraction(1, 10**9) else DIFFERENT
+    if answer.percent and not gold.percent and abs(gold.value) < 1 and gold.value:
+        # A bare gold below one is a fraction, any other is in the answer's unit: one reading a gold, never both.
+        value /= 100
+    equal = value == gold.value or (gold.percent and not answer.percent and value * 100 == gold.value)
+    return NUMBER if equal or _rounded(gold, answer, value) else DIFFERENT
+
+
+def _rounded(gold: Number, answer: Number, value: Fraction) -> bool:
+    """An exact gold against a decimal of six places and six digits at least that was rounded from it (or cut)."""
+    decimal, exact_one = (answer, gold) if answer.decimals is not None else (gold, answer)
+    if decimal.decimals is None or exact_one.decimals is not None or exact_one.value.denominator == 1:
+        return False
+    if decimal.decimals < 6 or decimal.significant < 6 or decimal.percent != exact_one.percent:
+        return False
+    return abs(value - gold.value) < Fraction(1, 10**decimal.decimals)
+
+
+def _compare_words(gold: Reading, answer: Reading) -> Decision | None:
+    if gold.words is None:
+        return DIFFERENT if answer.words is not None and (gold.number is not None) else None
+    if answer.words is None:
+        return None
+    return EXACT if gold.words == answer.words else DIFFERENT
+
+
+_DATE_OR_TIME = re.compile(
+    r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}/\d{1,2}/\d{2,4}|\d{1,2}:\d{2}(?: ?[ap]\.?m\.?)?|[A-Za-z]{3,9} \d{1,2}(?:, ?\d{4})?",
+    re.I,
+)
+_WORDS = re.compile(r"[^\W\d_][^\W\d_'-]*(?:[ '-][^\W\d_]+){0,12}")
+_LETTER = re.compile(r"\(?([A-Za-z])\)?")
+
+
+def as_words(text: str) -> str | None:
+    """Text that is a word, a name, a date or a single option letter, normalised; None for mathematics.
+
+    A run of letters without a vowel ("mgh") or of at most two letters is a product, not a word.
+    """
+    marked = TEXT_COMMAND.fullmatch(text)
+    plain = TEXT_COMMAND.sub(r"\1", text).strip(" .,")
+    letter = _LETTER.fullmatch(plain)
+    if letter and (marked or plain[0] == "("):
+        return letter[1].lower()
+    if _DATE_OR_TIME.fullmatch(plain):
+        return re.sub(r"[ .,]+", " ", plain.lower()).strip()
+    if not _WORDS.fullmatch(plain):
+        return None
+    lowered = plain.lower()
+    is_word = (
+        marked or " " in plain or (len(plain) > 2 and bool(re.search("[aeiouy]", lowered[1:]))) or not plain.isascii()
+    )
+    if not is_word or lowered in _MATHEMATICAL_WORDS or (plain.isupper() and " " not in plain and not marked):
+        return None
+    return lowered
+
+
+_MATHEMATICAL_WORDS = frozenset({"infinity", "inf", "pi", "sin", "cos", "tan", "exp", "abs", "sqrt"})
+
+
+def _compare_structure(gold: Reading, answer: Reading) -> Decision:
+    gold_node = gold.node
+    if gold_node is None:
+        return UNDECIDED if _may_be_judged(gold, answer) else DIFFERENT
+    if answer.operations - gold.operations and structure.is_constant(gold_node):
+        return RESTATED
+    answer_node = answer.node
+    if answer_node is None and answer.too_complex:
+        return LIMIT
+    if answer_node is None:
+        return UNDECIDED if _may_be_judged(gold, answer) else DIFFERENT
+    if not structure.is_consistent(answer_node):
+        return INCONSISTENT
+    equal = structure.compare(gold_node, answer_node)
+    if equal is not True and "," in answer.text and answer.separated not in (None, answer_node):
+        assert answer.separated is not None
+        again = structure.compare(gold.separated or gold_node, answer.separated)
+        equal = again if again is not False else equal
+    if equal is None:
+        return UNDECIDED if _may_be_judged(gold, answer) else DIFFERENT
+    return EQUIVALENT if equal else DIFFERENT
+
+
+_ALTERNATIVES = re.compile(r"\bor\b|\\text ?\{[^{}]*\bor\b|或|\\vee|\\lor", re.IGNORECASE)
+
+
+def _may_be_judged(gold: Reading, answer: Reading) -> bool:
+    """What we cannot read may still be read by the second judge, but it must not offer alternatives."""
+    return len(answer.text) <= MAX_SYMBOLIC_CHARS and (
+        not _ALTERNATIVES.search(answer.text) or bool(_ALTERNATIVES.search(gold.text))
+    )
+
+
+MAX_SYMBOLIC_CHARS = 10_000

@@ -1,0 +1,143 @@
+"""One spelling for answers that can be spelled in many ways: unicode, LaTeX layout, CJK punctuation, dialects."""
+
+import re
+import unicodedata
+
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega"
+)
+# Characters that all become the same text.
+_REPLACED: tuple[tuple[str, str], ...] = (
+    ("−–—‐‑‒﹣－", "-"),
+    ("\u00a0\u2002\u2003\u2009\u200a\u202f\u3000\t\r\n", " "),
+    ("\u200b\u200c\u200d\u2060\ufeff", ""),
+    ("·⋅∙•∗", "*"),
+    ("×", r"\times "),
+    ("÷∕⁄／", "/"),
+    ("√", r"\sqrt "),
+    ("∞", r"\infty "),
+    ("π", r"\pi "),
+    ("±", r"\pm "),
+    ("≤⩽≦", r"\le "),
+    ("≥⩾≧", r"\ge "),
+    ("≠", r"\ne "),
+    ("≈", r"\approx "),
+    ("∈", r"\in "),
+    ("∪", r"\cup "),
+    ("∩", r"\cap "),
+    ("∅", r"\emptyset "),
+    ("ℝ", r"\mathbb{R}"),
+    ("°˚", r"^\circ "),
+    ("′’", "'"),
+    ("“”", '"'),
+    ("。", "."),
+    ("，、", ","),
+    ("；", ";"),
+    ("：", ":"),
+    ("（", "("),
+    ("）", ")"),
+    ("【", "["),
+    ("】", "]"),
+    ("％", "%"),
+    ("＝", "="),
+    ("＋", "+"),
+    ("∑", r"\sum "),
+    ("∏", r"\prod "),
+    ("∫", r"\int "),
+    ("Δ∆", r"\Delta "),
+    ("Ω\u2126", r"\Omega "),
+    ("Σ", r"\Sigma "),
+    ("Φ", r"\Phi "),
+    ("Γ", r"\Gamma "),
+    ("\u00b5", r"\mu "),
+)
+_FRACTIONS = "½1/2 ⅓1/3 ⅔2/3 ¼1/4 ¾3/4 ⅕1/5 ⅖2/5 ⅗3/5 ⅘4/5 ⅙1/6 ⅚5/6 ⅛1/8 ⅜3/8 ⅝5/8 ⅞7/8"
+
+
+def _characters() -> dict[int, str]:
+    table = {ord(character): text for characters, text in _REPLACED for character in characters}
+    for fraction in _FRACTIONS.split():
+        table[ord(fraction[0])] = rf"\frac{{{fraction[1]}}}{{{fraction[3]}}}"
+    for digit in range(10):
+        table[ord("⁰¹²³⁴⁵⁶⁷⁸⁹"[digit])] = f"^{{{digit}}}"
+        table[ord("₀₁₂₃₄₅₆₇₈₉"[digit])] = f"_{{{digit}}}"
+        table[ord("０１２３４５６７８９"[digit])] = str(digit)
+    for name in _GREEK.split():
+        character = unicodedata.lookup(f"GREEK SMALL LETTER {'LAMDA' if name == 'lambda' else name.upper()}")
+        table[ord(character)] = rf"\{name} "
+    return table
+
+
+_CHARACTERS = _characters()
+_SUPERSCRIPT_RUN = re.compile(r"[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_SUPERSCRIPTS = str.maketrans("⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "+-0123456789")
+
+# What LaTeX commands become; a name that is not here stays as it is.
+_RENAMED: tuple[tuple[str, str], ...] = (
+    ("left right bigl bigr Bigl Bigr biggl biggr big Big bigg Bigg displaystyle textstyle limits mathring", ""),
+    ("mathbf boldsymbol bm mathit mathsf mathcal emph bf rm it", ""),
+    ("quad qquad enspace thinspace space nobreakspace", " "),
+    ("dfrac tfrac cfrac", r"\frac"),
+    ("dbinom tbinom", r"\binom"),
+    ("mathrm textrm textbf textit texttt mbox hbox textnormal operatorname", r"\text"),
+    ("leq leqslant", r"\le"),
+    ("geq geqslant", r"\ge"),
+    ("neq", r"\ne"),
+    ("lt", "<"),
+    ("gt", ">"),
+    ("varnothing", r"\emptyset"),
+    ("cdot ast", "*"),
+    ("div", "/"),
+    ("lvert rvert vert mid", "|"),
+    ("lbrace", r"\{"),
+    ("rbrace", r"\}"),
+    ("lbrack", "["),
+    ("rbrack", "]"),
+    ("degree degrees", r"^\circ"),
+    ("land", ","),
+    ("lor", r"\text{ or }"),
+    ("imath", "i"),
+    ("varepsilon", r"\epsilon"),
+    ("varphi", r"\phi"),
+    ("vartheta", r"\theta"),
+)
+_COMMANDS = {name: text for names, text in _RENAMED for name in names.split()}
+_MARKS = dict.fromkeys(",;: &", " ") | dict.fromkeys("!()[]$#", "") | {"%": "%", "_": "_"}
+_LATEX = re.compile(r"\\\\|,\s*\\!\s*|\\(?P<name>[A-Za-z]+)\*?(?P<gap> *)|\\(?P<mark>[,;: !()\[\]%$&#_])|\{,\}|\$|~")
+_SPACES = re.compile(r" {2,}")
+TEXT_COMMAND = re.compile(r"\\text ?\{((?:[^{}]|\{[^{}]{0,40}\}){0,400}+)\}")
+"""Text within mathematics, in canonical notation; group 1 is what it says."""
+# LaTeX that went through one escaping too many; in a matrix the doubled backslash is a new row.
+_DOUBLED = re.compile(r"\\\\(?=[A-Za-z])")
+
+
+def _latex(match: re.Match[str]) -> str:
+    name, mark = match["name"], match["mark"]
+    if name is not None:
+        known = _COMMANDS.get(name)
+        return match.group() if known is None else known + (" " if known[-1:].isalpha() else "")
+    if mark is not None:
+        return _MARKS[mark]
+    token = match.group()
+    if token == r"\\":
+        return token  # the next row of a matrix
+    return "," if token[0] in ",{" else " " if token == "~" else ""
+
+
+def canonical(text: str) -> str:
+    """`text` with unicode, LaTeX layout and white space in one spelling. Linear time.
+
+    "$\\dfrac{1}{2}$。" -> "\\frac {1}{2}", "1\\,000" -> "1 000", "–5" -> "-5", "x²" -> "x^{2}"
+    """
+    if not text.isascii():
+        text = _SUPERSCRIPT_RUN.sub(lambda run: "^{" + run.group().translate(_SUPERSCRIPTS) + "}", text)
+        text = text.translate(_CHARACTERS)
+    elif "\n" in text or "\t" in text:
+        text = text.replace("\n", " ").replace("\t", " ")
+    if "\\" in text or "$" in text or "~" in text or "{,}" in text:
+        if "\\\\" in text and r"\begin" not in text:
+            text = _DOUBLED.sub(r"\\", text)
+        text = _LATEX.sub(_latex, text)
+    if "  " in text:
+        text = _SPACES.sub(" ", text)
+    return text.lstrip(" *:`").rstrip(" *.,;:`")

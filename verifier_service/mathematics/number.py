@@ -1,0 +1,148 @@
+"""Numbers as people and models write them, read exactly: no floats, no evaluation."""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """An exact number as it was written: "1{,}234.50 cm" -> Number(Fraction(2469, 2), unit="cm", decimals=2)."""
+
+    value: Fraction
+    unit: str = ""
+    """What follows the number, in canonical notation; "" where there is nothing."""
+    percent: bool = False
+    """The value is what stands before the sign: 50% has the value 50."""
+    base: str = ""
+    """The subscript of a number in a positional system: 123_4 has the base "4" and the value 123."""
+    decimals: int | None = None
+    """Digits behind the point; None for what is exact by its form (integers, fractions)."""
+    significant: int = 0
+    """Digits that count, without leading zeros."""
+
+
+MAX_DIGITS = 1000
+"""Longer numbers are compared as text: arithmetic on them is slow, and Python refuses to read them."""
+_MAX_EXPONENT = 400
+
+_PLAIN = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?!\d)|\d+)(?:\.\d*)?|\.\d+)"
+# The exponent of a power of ten: ^{-19}, ^(3), ^4, **4.
+_POWER = (
+    r"(?:\^|\*\*) ?(?:\{ ?(?P<in_braces>[+-]? ?\d{1,5}) ?\}|\((?P<in_parens>[+-]?\d{1,5})\)|(?P<bare>[+-]?\d{1,5}))"
+)
+_NUMBER = re.compile(
+    r"(?P<sign>[+-] ?)?(?P<currency>[€£¥₹] ?|(?:USD|US|Rs\.?) )?(?:"
+    r"(?P<whole>\d{1,9}) ?(?:(?: |and |\+ )(?P<mixed_top>\d{1,9})/(?P<mixed_bottom>\d{1,9})"
+    r"|\\frac ?\{ ?(?P<mix_top>\d{1,9}) ?\} ?\{ ?(?P<mix_bottom>\d{1,9}) ?\}|\\frac ?(?P<mt>\d) ?(?P<mb>\d))"
+    rf"|\\frac ?(?:\{{ ?(?P<top>-? ?(?:{_PLAIN})) ?\}} ?|(?P<t>\d) ?)(?:\{{ ?(?P<bottom>{_PLAIN}) ?\}}|(?P<b>\d))"
+    rf"|\{{?(?P<over>{_PLAIN})\}}? ?/ ?(?P<under>{_PLAIN})"
+    rf"|(?P<mantissa>{_PLAIN})(?:[eE](?P<e>[+-]?\d{{1,5}})(?![\w.])| ?(?:\\times|[xX*]) ?10 ?{_POWER})?"
+    rf")(?: ?_ ?\{{? ?(?:\\text ?\{{)?(?P<base>\d{{1,2}})\}}{{0,2}})?(?P<tail>.*)"
+)
+_PURE_POWER = re.compile(rf"(?P<sign>[+-] ?)?10 ?{_POWER}(?P<tail>.*)")
+
+_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+_SCALES |= {"万": 10**4, "亿": 10**8}
+_SCALE = re.compile(rf" ?(?:\\text ?\{{ ?)?({'|'.join(_SCALES)})(?![a-z])")
+_PERCENT = re.compile(
+    r" ?(?:%|\\text ?\{ ?(?:%|percent|per cent) ?\}|percent(?:age)?|per cent|pct)(?![A-Za-z])", re.IGNORECASE
+)
+
+
+def parse_number(text: str) -> Number | None:
+    """The number that `text` (canonical) is as a whole, with its unit; None where it is anything else."""
+    match = _NUMBER.fullmatch(text) if len(text) <= MAX_DIGITS + 200 else None
+    if match is None:
+        return None
+    if match["mantissa"] == "10" and match["tail"].startswith(("^", "**")):
+        match = _PURE_POWER.fullmatch(text)
+        return None if match is None else _finish(match, Fraction(1), "10")
+    groups = match.groupdict()
+    for top_name, bottom_name in _FRACTION_GROUPS:
+        if groups[top_name] is not None:
+            return _fraction(match, groups[top_name], next(groups[name] for name in bottom_name if groups[name]))
+    mantissa = groups["mantissa"].replace(",", "").replace(" ", "")
+    return _finish(match, Fraction(mantissa + "0" if mantissa.endswith(".") else mantissa), mantissa)
+
+
+_FRACTION_GROUPS = (
+    ("mixed_top", ("mixed_bottom",)),
+    ("mix_top", ("mix_bottom",)),
+    ("mt", ("mb",)),
+    ("top", ("bottom", "b")),
+    ("t", ("bottom", "b")),
+    ("over", ("under",)),
+)
+
+
+def _fraction(match: re.Match[str], top: str, bottom: str) -> Number | None:
+    numerator, denominator = (Fraction(part.replace(",", "").replace(" ", "").rstrip(".")) for part in (top, bottom))
+    if denominator == 0:
+        return None
+    value = numerator / denominator
+    if match["whole"] is not None:
+        if not 0 < value < 1:
+            return None  # "11 6/6" is no mixed number
+        value += int(match["whole"])
+    return _finish(match, value, "")
+
+
+def _finish(match: re.Match[str], value: Fraction, mantissa: str) -> Number | None:
+    groups = match.groupdict()
+    exponent_text = next((groups[name] for name in ("e", "in_braces", "in_parens", "bare") if groups.get(name)), None)
+    exponent = int(exponent_text.replace(" ", "")) if exponent_text else 0
+    if abs(exponent) > _MAX_EXPONENT or len(mantissa) > MAX_DIGITS:
+        return None
+    value *= Fraction(10) ** exponent
+    tail = groups["tail"]
+    scale = _SCALE.match(tail)
+    if scale:
+        value *= _SCALES[scale[1]]
+        tail = tail[scale.end() :]
+    percent = _PERCENT.match(tail)
+    unit = (tail[percent.end() :] if percent else tail).strip()
+    if unit and not is_unit(unit, spaced=tail.startswith(" ")):
+        return None
+    if (match["sign"] or "").startswith("-"):
+        value = -value
+    base = groups.get("base") or ""
+    if mantissa == "10" and "mantissa" not in groups:
+        mantissa = ""
+    decimals = len(mantissa.partition(".")[2]) - exponent if "." in mantissa or exponent_text else None
+    significant = len(mantissa.replace(".", "").lstrip("0"))
+    return Number(value, unit, bool(percent), base, decimals, significant)
+
+
+# Words behind a number that change it, or that make the whole no number at all.
+_NOT_UNITS = re.compile(
+    r"\b(?:or|and|mod|choose|to|by|over|minus|plus|times|not|factorial|squared|cubed|if|base|hal(?:f|ves)|thirds?"
+    r"|quarters?|fifths?|pi|sqrt|sin|cos|tan|log|ln|exp|but|maybe|divided|multiplied|modulo|hundred|thousand|million"
+    r"|billion|dozen|is|are|other|either|than)\b|[千百十或和半分]",
+    re.IGNORECASE,
+)
+# Possessive throughout: a text that is no unit is refused in one pass.
+_UNIT = re.compile(
+    r"(?:\\text ?\{(?:[^{}]|\{[^{}]{0,10}\}){1,60}+\}|\^ ?\{? ?\\circ ?\}?|[A-Za-z]{1,20}+|[\u00c5\u4e00-\u9fff]"
+    r"|\\(?:mu|Omega|AA|circ|celsius) ?|\^ ?\{? ?-? ?\d\}?|\^\(-?\d\)|[ */.()'-]|\d(?=[ /*]|$)){1,40}+"
+)
+_LETTER_UNITS = frozenset("m g s h N J W V A K C F T L l Pa Hz eV".split())
+
+
+def is_unit(tail: str, *, spaced: bool) -> bool:
+    """Whether `tail` reads as a unit or a counted thing, rather than as a factor or a second answer."""
+    if not _UNIT.fullmatch(tail) or _NOT_UNITS.search(tail):
+        return False
+    first = re.match(r"[A-Za-z]+", tail)
+    if first is None:
+        return tail[0] in "\\^Å" or "\u4e00" <= tail[0] <= "\u9fff"
+    word = first.group()
+    if len(word) <= 2:
+        return (word in _LETTER_UNITS and spaced) or word in _SHORT_UNITS
+    return spaced or word in _SHORT_UNITS
+
+
+_SHORT_UNITS = frozenset(
+    "cm mm km kg mg ml mL nm ft lb oz hr min sec mol atm Pa kPa MPa Hz kHz MHz GHz eV keV MeV GeV kJ kV mV mA mW kW MW"
+    " rad deg mph".split()
+)

@@ -1,0 +1,323 @@
+"""Comparing read answers: sets are sets, ordered stays ordered, intervals and inequalities are the same thing.
+
+Every comparison answers True, False or None (cannot tell); a conjunction of them is False as soon as one is.
+"""
+
+from collections.abc import Iterable
+from fractions import Fraction
+
+from verifier_service.mathematics import value
+from verifier_service.mathematics.syntax import Node
+
+MAX_SET = 200
+_INFINITY = Node("const", value="inf")
+_MINUS_INFINITY = Node("neg", (_INFINITY,))
+_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+
+
+def expand(node: Node) -> Node:
+    """`node` with a plus-minus written out as both of its values."""
+    signs = _signs(node)
+    if not signs:
+        return node
+    if node.op == "list":
+        return Node("list", tuple(part for arg in node.args for part in _listed(expand(arg))))
+    return Node("list", (_with_sign(node, "add"), _with_sign(node, "neg")))
+
+
+def _listed(node: Node) -> tuple[Node, ...]:
+    return node.args if node.op == "list" else (node,)
+
+
+def _signs(node: Node) -> bool:
+    return node.op == "pm" or any(_signs(arg) for arg in node.args)
+
+
+def _with_sign(node: Node, sign: str) -> Node:
+    args = tuple(_with_sign(arg, sign) for arg in node.args)
+    if node.op == "pm":
+        return args[0] if sign == "add" else Node("neg", args)
+    return Node(node.op, args, node.value, node.digits)
+
+
+def is_constant(node: Node) -> bool:
+    """A number, or a collection of numbers: nothing free in it."""
+    if node.op == "rel":
+        return is_constant(node.args[-1])
+    return node.op != "sym" and node.value != "sym" and all(is_constant(arg) for arg in node.args)
+
+
+def is_consistent(node: Node) -> bool:
+    """No chain like "5 = 4": the constants that an equation chain sets equal are equal."""
+    if node.op == "rel" and set(str(node.value).split(",")) == {"="}:
+        constants = [part for part in node.args if value.is_scalar(part) and not value.symbols(part)]
+        return all(value.same(constants[0], part) is not False for part in constants[1:])
+    return all(is_consistent(arg) for arg in node.args)
+
+
+def compare(gold: Node, answer: Node) -> bool | None:
+    """Whether two answers are the same."""
+    gold, answer = _without_label(gold, answer)
+    if value.is_scalar(gold) and value.is_scalar(answer):
+        return _same_scalar(gold, answer)
+    if "rel" in (gold.op, answer.op) or _has_inequality(gold) or _has_inequality(answer):
+        return _compare_relations(gold, answer)
+    if gold.op == "ratio" or answer.op == "ratio":
+        return _compare_ratios(gold, answer)
+    if gold.op == "matrix" or answer.op == "matrix":
+        return _compare_matrices(gold, answer)
+    if gold.op == "union" or answer.op == "union":
+        return _matched(_parts(gold), _parts(answer)) or None
+    return _compare_collections(gold, answer)
+
+
+def _same_scalar(gold: Node, answer: Node) -> bool | None:
+    equal = value.same(gold, answer)
+    if equal is False and "deg" in (gold.op, answer.op) and gold.op != answer.op:
+        # 90 degrees are pi/2: the same angle in another unit.
+        factor = Node("div", (Node("const", value="pi"), Node("num", value=Fraction(180))))
+        in_radians = [Node("mul", (side.args[0], factor)) if side.op == "deg" else side for side in (gold, answer)]
+        return value.same(*in_radians)
+    return equal
+
+
+def _is_equation(node: Node) -> bool:
+    return node.op == "rel" and set(str(node.value).split(",")) == {"="}
+
+
+def _is_label(node: Node) -> bool:
+    """What an answer is called: x, f(x), (p, q), |AB|."""
+    if node.op == "sym":
+        return True
+    if node.op in ("mul", "group", "call", "list", "pow", "div"):
+        return bool(value.symbols(node)) and all(_is_label(arg) or arg.op in ("num", "const") for arg in node.args)
+    return node.op == "const" and node.value in ("e", "i")
+
+
+def _without_label(gold: Node, answer: Node) -> tuple[Node, Node]:
+    """Both sides without "x =" where the labels agree or only one side has one."""
+    gold, answer = _member(gold), _member(answer)
+    gold_named = _is_equation(gold) and _is_label(gold.args[0])
+    answer_named = _is_equation(answer) and _is_label(answer.args[0])
+    if gold_named and answer_named:
+        one, other = gold.args[0], answer.args[0]
+        if one == other or not (one.op == other.op == "sym"):
+            same_labels = one == other or value.same(one, other) is True or "group" in (one.op, other.op)
+            return (gold.args[-1], answer.args[-1]) if same_labels else (gold, answer)
+        return gold, answer
+    if gold_named and answer.op != "rel":
+        return gold.args[-1], answer
+    if _is_equation(answer) and gold.op != "rel":
+        constant_label = value.is_scalar(answer.args[0]) and not value.symbols(answer.args[0])
+        if answer_named or (constant_label and is_constant(answer)):
+            return gold, answer.args[-1]
+    return gold, answer
+
+
+def _member(node: Node) -> Node:
+    """The set in "x in S"."""
+    return node.args[1] if node.op == "rel" and node.value == "in" else node
+
+
+def _has_inequality(node: Node) -> bool:
+    return node.op == "list" and any(arg.op == "rel" and not _is_equation(arg) for arg in node.args)
+
+
+def _compare_relations(gold: Node, answer: Node) -> bool | None:
+    if gold.op == "list" and answer.op == "list" and not (_has_inequality(gold) or _has_inequality(answer)):
+        return _matched(gold.args, answer.args)
+    gold_set, answer_set = _solution_set(gold), _solution_set(answer)
+    if gold_set is not None and answer_set is not None:
+        if (gold.op == "rel" and answer.op == "rel") and value.symbols(gold) != value.symbols(answer):
+            return False
+        return compare(gold_set, answer_set)
+    if gold.op == answer.op == "rel" and len(gold.args) == len(answer.args) == 2:
+        return _compare_two_relations(gold, answer)
+    if gold.op == answer.op == "rel" and gold.value == answer.value:
+        return _all(compare(one, other) for one, other in zip(gold.args, answer.args, strict=True)) or None
+    if "rel" not in (gold.op, answer.op):
+        return None
+    equation = gold if gold.op == "rel" else answer
+    other = answer if gold.op == "rel" else gold
+    # An equation with unknowns on both sides is no value, and a value no such equation.
+    return False if _is_equation(equation) and value.is_scalar(other) else None
+
+
+def _compare_two_relations(gold: Node, answer: Node) -> bool | None:
+    """f = 0 against g = 0 (or f < 0 against g < 0), where g is a constant multiple of f."""
+    gold_operator, answer_operator = str(gold.value), str(answer.value)
+    if not all(value.is_scalar(arg) for arg in (*gold.args, *answer.args)):
+        return None
+    one, other = (Node("add", (node.args[0], Node("neg", (node.args[1],)))) for node in (gold, answer))
+    if gold_operator not in _FLIPPED or answer_operator not in _FLIPPED:
+        if gold_operator != answer_operator:
+            return False
+        if gold.args[0].op == answer.args[0].op == "sym" and gold.args[0] != answer.args[0]:
+            return False  # "x = 5" against "y = 5"
+        return True if value.proportional(one, other) is not None else None
+    ratio = value.proportional(one, other)
+    if ratio is None:
+        return None
+    return (_FLIPPED[answer_operator] if ratio < 0 else answer_operator) == gold_operator
+
+
+def _solution_set(node: Node) -> Node | None:
+    """The interval, or union of intervals, that inequalities in one unknown describe; sets as they are."""
+    if node.op in ("group", "union"):
+        return node
+    if node.op == "list":
+        parts = [_solution_set(arg) for arg in node.args]
+        known = [part for part in parts if part is not None]
+        return Node("union", tuple(known)) if len(known) == len(parts) else None
+    if node.op != "rel":
+        return None
+    operators = str(node.value).split(",")
+    unknown = [index for index, arg in enumerate(node.args) if arg.op == "sym"]
+    if len(unknown) != 1 or any(index != unknown[0] and value.symbols(arg) for index, arg in enumerate(node.args)):
+        return None
+    if operators == ["!="]:
+        hole = node.args[1 - unknown[0]]
+        return Node("union", (_interval(_MINUS_INFINITY, hole, "()"), _interval(hole, _INFINITY, "()")))
+    return _interval_of(node.args, operators, unknown[0])
+
+
+def _interval_of(args: tuple[Node, ...], operators: list[str], unknown: int) -> Node | None:
+    low, high, opening, closing = _MINUS_INFINITY, _INFINITY, "(", ")"
+    if len(args) > 3 or any(operator not in _FLIPPED for operator in operators):
+        return None
+    for index, operator in enumerate(operators):
+        if unknown not in (index, index + 1):
+            return None
+        bound = args[index + 1] if index == unknown else args[index]
+        facing = operator if index == unknown else _FLIPPED[operator]
+        if facing.startswith("<"):
+            high, closing = bound, "]" if facing == "<=" else ")"
+        else:
+            low, opening = bound, "[" if facing == ">=" else "("
+    return _interval(low, high, opening + closing)
+
+
+def _interval(low: Node, high: Node, brackets: str) -> Node:
+    return Node("group", (low, high), brackets)
+
+
+def _compare_ratios(gold: Node, answer: Node) -> bool | None:
+    if gold.op != answer.op:
+        ratio, other = (gold, answer) if gold.op == "ratio" else (answer, gold)
+        return compare(Node("div", ratio.args), other) if len(ratio.args) == 2 and value.is_scalar(other) else None
+    if len(gold.args) != len(answer.args):
+        return False
+    pairs = zip(gold.args[1:], answer.args[1:], strict=True)
+    crossed = ((Node("mul", (one, answer.args[0])), Node("mul", (other, gold.args[0]))) for one, other in pairs)
+    return _all(compare(left, right) for left, right in crossed)
+
+
+def _compare_matrices(gold: Node, answer: Node) -> bool | None:
+    rows, other_rows = _rows(gold), _rows(answer)
+    if rows is None or other_rows is None:
+        return False if value.is_scalar(gold) or value.is_scalar(answer) else None
+    if "group" in (gold.op, answer.op):  # a vector may stand as a tuple
+        flat, other_flat = ([cell for row in side for cell in row] for side in (rows, other_rows))
+        if min(len(rows), len(rows[0])) > 1 or min(len(other_rows), len(other_rows[0])) > 1:
+            return False
+        rows, other_rows = [tuple(flat)], [tuple(other_flat)]
+    if [len(row) for row in rows] != [len(row) for row in other_rows]:
+        return False
+    pairs = (
+        (one, other)
+        for row, others in zip(rows, other_rows, strict=True)
+        for one, other in zip(row, others, strict=True)
+    )
+    return _all(compare(one, other) for one, other in pairs)
+
+
+def _rows(node: Node) -> list[tuple[Node, ...]] | None:
+    if node.op == "matrix":
+        return [row.args for row in node.args]
+    return [node.args] if node.op == "group" and node.value in ("()", "[]") else None
+
+
+def _compare_collections(gold: Node, answer: Node) -> bool | None:
+    """Sets and bare lists by their elements in any order, tuples and intervals in theirs."""
+    gold_brackets, answer_brackets = _brackets(gold), _brackets(answer)
+    if gold_brackets is None or answer_brackets is None:
+        return None
+    unordered = {r"\{\}", "{}", ",", ""}
+    if gold_brackets in unordered and answer_brackets in unordered:
+        return _matched(_elements(gold), _elements(answer), as_set=r"\{\}" in (gold_brackets, answer_brackets))
+    ordered = [brackets for brackets in (gold_brackets, answer_brackets) if brackets not in unordered]
+    if len(ordered) == 1 and r"\{\}" in (gold_brackets, answer_brackets):
+        return False  # a set for a tuple, or an interval
+    if len(_elements(gold)) != len(_elements(answer)):
+        return False
+    brackets_differ = len(ordered) == 2 and ordered[0] != ordered[1]
+    if brackets_differ and (len(_elements(gold)) == 2 or set(ordered) != {"()", "[]"}):
+        return False
+    return _all(_same_element(one, other) for one, other in zip(_elements(gold), _elements(answer), strict=True))
+
+
+def _same_element(gold: Node, answer: Node) -> bool | None:
+    infinite, other_infinite = _infinity(gold), _infinity(answer)
+    if infinite or other_infinite:
+        return infinite == other_infinite
+    return compare(gold, answer)
+
+
+def _infinity(node: Node) -> int:
+    if node.op == "neg":
+        return -_infinity(node.args[0])
+    return 1 if node.op == "const" and node.value == "inf" else 0
+
+
+def _brackets(node: Node) -> str | None:
+    if node.op == "group":
+        return str(node.value)
+    if node.op == "list":
+        return ","
+    return "" if value.is_scalar(node) or _infinity(node) or node.op == "rel" else None
+
+
+def _elements(node: Node) -> tuple[Node, ...]:
+    return node.args if node.op in ("group", "list") else (node,)
+
+
+def _parts(node: Node) -> tuple[Node, ...]:
+    return node.args if node.op == "union" else (node,)
+
+
+def _matched(golds: tuple[Node, ...], answers: tuple[Node, ...], *, as_set: bool = False) -> bool | None:
+    """Whether the elements pair off, in any order."""
+    if max(len(golds), len(answers)) > MAX_SET:
+        return None
+    if as_set:
+        golds, answers = _distinct(golds), _distinct(answers)
+    if len(golds) != len(answers):
+        return False
+    left = list(answers)
+    undecided = False
+    for gold in golds:
+        verdicts = [_same_element(gold, answer) for answer in left]
+        if True in verdicts:
+            left.pop(verdicts.index(True))
+        elif None in verdicts:
+            undecided = True
+        else:
+            return False
+    return None if undecided else True
+
+
+def _distinct(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    kept: list[Node] = []
+    for node in nodes:
+        if not any(node == other or _same_element(other, node) is True for other in kept):
+            kept.append(node)
+    return tuple(kept)
+
+
+def _all(verdicts: Iterable[bool | None]) -> bool | None:
+    undecided = False
+    for verdict in verdicts:
+        if verdict is False:
+            return False
+        undecided = undecided or verdict is None
+    return None if undecided else True

@@ -1,0 +1,460 @@
+"""A parser for answers in LaTeX or plain notation. Our own, so that no text is ever evaluated.
+
+    read("x \\in (-\\infty, 2]") -> Node("rel", (sym x, group "(]" (neg inf, num 2)), "in")
+
+Length, depth and size are capped, so reading is linear time; what is beyond the grammar is `Unreadable`, never a guess.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+MAX_CHARS = 4000
+_MAX_DEPTH = 40
+
+
+class Unreadable(Exception):
+    """The text is outside the grammar; another judge may still read it."""
+
+
+class TooComplex(Unreadable):
+    """The text is longer or deeper than any answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node of an answer.
+
+    num (value), sym (name), const (pi, e, i, inf), text; add, mul, div, pow, neg, pm, deg, call (name);
+    group (brackets, as "(]"), list (bare, unordered), union, rel (operators, comma-joined), ratio, matrix of rows.
+    """
+
+    op: str
+    args: tuple["Node", ...] = ()
+    value: Fraction | str = ""
+    digits: int = 0
+    """Significant digits of a decimal literal; 0 for what is exact by its form."""
+
+
+FUNCTIONS = frozenset(
+    "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot asin acos atan ln log lg exp sqrt abs"
+    " floor ceil arcsinh arccosh arctanh max min sgn cbrt".split()
+)
+_CONSTANTS = {"pi": "pi", "infty": "inf", "infinity": "inf", "inf": "inf", "oo": "inf"}
+_GREEK = frozenset(
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega"
+    " Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar".split()
+)
+_RELATIONS = {mark: mark for mark in ("=", "<", ">", "<=", ">=", "!=")}
+_RELATIONS |= {r"\le": "<=", r"\ge": ">=", r"\ne": "!=", r"\in": "in"}
+_SPLITTERS = frozenset({"and", "or", r"\wedge", r"\vee"})
+_CLOSING = {"(": ")]", "[": "])", r"\{": r"\}"}
+
+_TOKEN = re.compile(
+    r" *(?:(?P<text>\\text ?\{(?P<inside>[^{}]*)\})|(?P<command>\\[A-Za-z]+|\\[{}|\\])"
+    r"|(?P<number>(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,3}(?![\w.]))?)|(?P<word>[A-Za-z]+)"
+    r"|(?P<mark>\*\*|<=|>=|!=|[-+*/^_()\[\]{}|,;:=<>!'%&\"]))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    kind: str
+    text: str
+
+
+def _tokens(text: str, *, thousands: bool) -> list[_Token]:
+    if thousands:
+        text = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", lambda match: match.group().replace(",", ""), text)
+    found: list[_Token] = []
+    position, end = 0, len(text.rstrip())
+    while position < end:
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise Unreadable(f"character {text[position]!r}")
+        position = match.end()
+        if match["text"] is not None:
+            found += _text_tokens(match["inside"])
+        elif match["word"] is not None:
+            found += _word_tokens(match["word"])
+        else:
+            kind = "number" if match["number"] else "mark"
+            found.append(_Token(kind, match["command"] or match["number"] or match["mark"]))
+    return found
+
+
+def _text_tokens(inside: str) -> list[_Token]:
+    content = inside.strip(" ,.")
+    if content.lower() in _SPLITTERS:
+        return [_Token("mark", content.lower())]
+    if len(content) == 1 and content.isalpha():
+        return [_Token("symbol", content)]
+    if content in FUNCTIONS:
+        return [_Token("function", content)]
+    if not content:
+        return []
+    if re.fullmatch(r"[\d.]+", content):
+        return [_Token("number", content.rstrip("."))]
+    raise Unreadable("text in mathematics")
+
+
+def _word_tokens(word: str) -> list[_Token]:
+    if word in FUNCTIONS:
+        return [_Token("function", word)]
+    if word in _CONSTANTS:
+        return [_Token("const", _CONSTANTS[word])]
+    if word in _SPLITTERS:
+        return [_Token("mark", word)]
+    prefix = next((name for name in ("sqrt", "sin", "cos", "tan", "ln", "log", "exp") if word.startswith(name)), None)
+    if prefix is not None:
+        return [_Token("function", prefix), *_word_tokens(word[len(prefix) :])]
+    if word.endswith("pi") and len(word) == 3:
+        return [*_word_tokens(word[0]), _Token("const", "pi")]
+    return [_Token("symbol", letter) for letter in word]
+
+
+def read(text: str, *, thousands: bool = True) -> Node:
+    """The answer that `text` (canonical) is. Raises `Unreadable`.
+
+    thousands: "1,234" is one number, not two
+    """
+    if len(text) > MAX_CHARS:
+        raise TooComplex("too long")
+    return _Parser(_tokens(text, thousands=thousands)).items(end=None)
+
+
+class _Parser:
+    def __init__(self, tokens: list[_Token]) -> None:
+        self._tokens = [*tokens, _Token("end", ""), _Token("end", "")]
+        self._at = 0
+        self._depth = 0
+        self._bars = 0
+
+    @property
+    def _text(self) -> str:
+        token = self._tokens[self._at]
+        return token.text if token.kind == "mark" else ""
+
+    def _take(self, *texts: str) -> bool:
+        if self._text in texts and self._text:
+            self._at += 1
+            return True
+        return False
+
+    def _need(self, text: str) -> None:
+        if not self._take(text):
+            raise Unreadable(f"expected {text!r}")
+
+    def items(self, end: str | None) -> Node:
+        """Relations joined by commas, semicolons, "and" or "or", up to `end`."""
+        found, semicolons = [], []
+        while True:
+            found.append(self._relation())
+            separated = False
+            while self._text in (",", ";", "and", "or"):
+                semicolons.append(self._text == ";")
+                self._at += 1
+                separated = True
+            if not separated or (self._tokens[self._at].kind == "end"):
+                break
+        if end is None and self._tokens[self._at].kind != "end":
+            raise Unreadable(f"unexpected {self._tokens[self._at].text!r}")
+        return found[0] if len(found) == 1 else Node("list", tuple(found))
+
+    def _relation(self) -> Node:
+        parts, operators = [self._union()], []
+        while self._text in _RELATIONS:
+            operators.append(_RELATIONS[self._text])
+            self._at += 1
+            parts.append(self._union())
+        if self._take(":"):
+            ratio = [parts.pop(), self._union()]
+            while self._take(":"):
+                ratio.append(self._union())
+            parts.append(Node("ratio", tuple(ratio)))
+        return parts[0] if not operators else Node("rel", tuple(parts), ",".join(operators))
+
+    def _union(self) -> Node:
+        parts = [self._sum()]
+        while self._take(r"\cup"):
+            parts.append(self._sum())
+        return parts[0] if len(parts) == 1 else Node("union", tuple(parts))
+
+    def _sum(self) -> Node:
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise TooComplex("too deep")
+        node = self._signed()
+        while self._text in ("+", "-", r"\pm"):
+            operator = self._text
+            self._at += 1
+            right = self._product()
+            node = Node("add", (node, right if operator == "+" else Node("neg" if operator == "-" else "pm", (right,))))
+        self._depth -= 1
+        return node
+
+    def _signed(self) -> Node:
+        if self._take("-"):
+            return Node("neg", (self._signed(),))
+        if self._take("+"):
+            return self._signed()
+        if self._take(r"\pm"):
+            return Node("pm", (self._product(),))
+        return self._product()
+
+    def _product(self) -> Node:
+        node = self._power()
+        while True:
+            if self._take("*", r"\times"):
+                node = Node("mul", (node, self._signed_factor()))
+            elif self._take("/"):
+                node = Node("div", (node, self._signed_factor()))
+            elif self._starts_factor():
+                node = Node("mul", (node, self._power()))
+            else:
+                return node
+
+    def _signed_factor(self) -> Node:
+        return Node("neg", (self._power(),)) if self._take("-") else self._power()
+
+    def _starts_factor(self) -> bool:
+        token = self._tokens[self._at]
+        if token.kind in ("symbol", "const", "function"):
+            return True
+        if token.kind == "number":
+            # Two numbers side by side ("4 4/9", "1 2") are no product.
+            return self._at > 0 and self._tokens[self._at - 1].kind != "number"
+        if token.text == "|":
+            return self._bars == 0
+        return token.text in ("(", "[", "{") or (
+            token.text.startswith("\\") and token.text[1:] in _PRIMARY_COMMANDS and token.kind == "mark"
+        )
+
+    def _power(self) -> Node:
+        node = self._primary()
+        while True:
+            if self._take("^", "**"):
+                node = self._exponent(node)
+            elif self._take("!"):
+                node = Node("call", (node,), "factorial")
+            elif self._take("%"):
+                node = Node("div", (node, Node("num", value=Fraction(100))))
+            else:
+                return node
+
+    def _exponent(self, base: Node) -> Node:
+        if self._take(r"\circ"):
+            return Node("deg", (base,))
+        if self._text == "{" and self._tokens[self._at + 1].text == r"\circ":
+            self._at += 2
+            self._need("}")
+            return Node("deg", (base,))
+        return Node("pow", (base, self._script()))
+
+    def _script(self) -> Node:
+        """An exponent: a group, or the next factor with its sign."""
+        if self._take("-"):
+            return Node("neg", (self._script(),))
+        if self._take("+"):
+            return self._script()
+        node = self._primary()
+        return Node("pow", (node, self._script())) if self._take("^", "**") else node
+
+    def _primary(self) -> Node:
+        token = self._tokens[self._at]
+        self._at += 1
+        if token.kind == "number":
+            return _number(token.text)
+        if token.kind == "symbol":
+            return self._symbol(token.text)
+        if token.kind == "const":
+            return Node("const", value=token.text)
+        if token.kind == "function":
+            return self._call(token.text)
+        if token.kind == "end":
+            raise Unreadable("unexpected end")
+        return self._marked(token.text)
+
+    def _marked(self, mark: str) -> Node:
+        if mark in _CLOSING:
+            return self._group(mark)
+        if mark == "{":
+            node = self.items(end="}")
+            self._need("}")
+            return Node("group", node.args, "{}") if node.op == "list" else node
+        if mark == "|":
+            self._bars += 1
+            node = self._sum()
+            self._bars -= 1
+            self._need("|")
+            return Node("call", (node,), "abs")
+        if not mark.startswith("\\"):
+            raise Unreadable(f"unexpected {mark!r}")
+        return self._command(mark[1:])
+
+    def _command(self, name: str) -> Node:
+        if name == "frac":
+            return Node("div", (self._argument(), self._argument()))
+        if name == "sqrt":
+            return self._root()
+        if name in FUNCTIONS:
+            return self._call(name)
+        if name in _CONSTANTS:
+            return Node("const", value=_CONSTANTS[name])
+        if name in _GREEK:
+            return self._symbol("\\" + name)
+        if name == "emptyset":
+            return Node("group", (), r"\{\}")
+        if name == "binom":
+            return Node("call", (self._argument(), self._argument()), "binom")
+        if name in ("lfloor", "lceil"):
+            node = self._sum()
+            self._need(r"\r" + name[1:])
+            return Node("call", (node,), name[1:])
+        if name == "begin":
+            return self._matrix()
+        if name == "mathbb":
+            self._need("{")
+            symbol = self._tokens[self._at].text
+            self._at += 1
+            self._need("}")
+            return Node("sym", value="\\mathbb" + symbol)
+        raise Unreadable(f"command {name!r}")
+
+    def _symbol(self, name: str) -> Node:
+        token = self._tokens[self._at]
+        if self._take("_"):
+            name += "_" + self._subscript()
+        elif token.kind == "number" and token.text.isdigit() and len(token.text) <= 2 and name.isalpha():
+            # "v0" and "x3" name a symbol: a factor is written in front.
+            self._at += 1
+            name += "_" + token.text
+        while self._take("'"):
+            name += "'"
+        if name == "e":
+            return Node("const", value="e")
+        return Node("const", value="i") if name == "i" else Node("sym", value=name)
+
+    def _subscript(self) -> str:
+        if not self._take("{"):
+            self._at += 1
+            return self._tokens[self._at - 1].text
+        parts: list[str] = []
+        while not self._take("}"):
+            token = self._tokens[self._at]
+            if token.kind == "end" or len(parts) > 20:
+                raise Unreadable("subscript")
+            parts.append(token.text)
+            self._at += 1
+        return "".join(parts)
+
+    def _argument(self) -> Node:
+        """What a command takes: a group, or one character ("\\frac12" is a half)."""
+        token = self._tokens[self._at]
+        if token.kind == "number" and len(token.text) > 1 and token.text.isdigit():
+            self._tokens[self._at] = _Token("number", token.text[1:])
+            return _number(token.text[0])
+        if self._take("-"):
+            return Node("neg", (self._argument(),))
+        return self._primary()
+
+    def _root(self) -> Node:
+        degree = Node("num", value=Fraction(2))
+        if self._take("["):
+            degree = self._sum()
+            self._need("]")
+        return Node("pow", (self._argument(), Node("div", (Node("num", value=Fraction(1)), degree))))
+
+    def _call(self, name: str) -> Node:
+        base: tuple[Node, ...] = ()
+        power: Node | None = None
+        if self._take("_"):
+            base = (self._argument(),)
+        if self._take("^", "**"):
+            power = self._script()
+        if name in ("max", "min"):
+            raise Unreadable(name)
+        node = Node("call", (self._operand(), *base), name)
+        if power is None:
+            return node
+        if power == Node("neg", (Node("num", value=Fraction(1)),)):
+            return Node("call", node.args, "arc" + name)
+        return Node("pow", (node, power))
+
+    def _operand(self) -> Node:
+        """A function's operand without brackets: factors up to a sign, an operator or the next function."""
+        if self._text in ("(", "[", "{", "|"):
+            return self._power() if self._text != "{" else self._primary()
+        negative = self._take("-")
+        node = self._power()
+        while self._starts_factor() and not self._at_function() and self._text not in ("(", "["):
+            node = Node("mul", (node, self._power()))
+        if self._take("/"):
+            node = Node("div", (node, self._power()))
+        return Node("neg", (node,)) if negative else node
+
+    def _at_function(self) -> bool:
+        token = self._tokens[self._at]
+        return token.kind == "function" or token.text[1:] in FUNCTIONS - {"sqrt"}
+
+    def _group(self, opening: str) -> Node:
+        if self._take(r"\}" if opening == r"\{" else ")"):
+            return Node("group", (), r"\{\}" if opening == r"\{" else "()")
+        bars, self._bars = self._bars, 0
+        node = self.items(end=opening)
+        self._bars = bars
+        closing = next(
+            (mark for mark in (_CLOSING[opening] if opening != r"\{" else [r"\}"]) if self._take(mark)), None
+        )
+        if closing is None:
+            raise Unreadable("unbalanced")
+        if node.op == "list":
+            return Node("group", node.args, opening + closing)
+        if opening == r"\{":
+            return Node("group", (node,), r"\{\}")
+        if opening + closing not in ("()", "[]") or node.op in ("rel", "ratio"):
+            raise Unreadable("brackets")
+        return node
+
+    def _matrix(self) -> Node:
+        name = self._environment()
+        if name not in ("matrix", "pmatrix", "bmatrix", "Bmatrix"):
+            raise Unreadable(name)
+        rows, row = [], [self._sum()]
+        while True:
+            if self._take("&"):
+                row.append(self._sum())
+            elif self._take("\\\\"):
+                rows.append(Node("row", tuple(row)))
+                if self._take(r"\end"):
+                    break
+                row = [self._sum()]
+            elif self._take(r"\end"):
+                rows.append(Node("row", tuple(row)))
+                break
+            else:
+                raise Unreadable("matrix")
+        if self._environment() != name:
+            raise Unreadable("matrix")
+        return Node("matrix", tuple(rows))
+
+    def _environment(self) -> str:
+        self._need("{")
+        letters: list[str] = []
+        while not self._take("}"):
+            letters.append(self._tokens[self._at].text)
+            self._at += 1
+            if len(letters) > 20:
+                raise Unreadable("environment")
+        return "".join(letters)
+
+
+_PRIMARY_COMMANDS = (
+    FUNCTIONS | _GREEK | frozenset(_CONSTANTS) | {"frac", "sqrt", "binom", "lfloor", "lceil", "begin", "{"}
+)
+
+
+def _number(text: str) -> Node:
+    value = Fraction(text)
+    digits = len(text.partition("e")[0].replace(".", "").lstrip("0")) if "." in text else 0
+    return Node("num", value=value, digits=digits)

@@ -1,0 +1,296 @@
+"""Whether two scalar expressions have the same value: exactly where they are rational, else at sample points.
+
+Constants are compared once, expressions with symbols at several points, first in double precision (which bounds every
+intermediate value and settles most differences), then to 60 digits. Two different elementary expressions agree at
+random points to 45 digits only by a freak; the probability argument is Schwartz (1980) and Zippel (1979).
+"""
+
+import cmath
+import hashlib
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+import mpmath
+
+from verifier_service.mathematics.syntax import Node
+
+Scalar = Any  # complex in the first pass, mpmath's mpf and mpc in the second
+
+_PRECISE = mpmath.MPContext()
+_PRECISE.dps = 60
+_SAME = _PRECISE.mpf("1e-45")
+_CLEARLY_DIFFERENT = 1e-4
+_MAX_MAGNITUDE = 1e60
+_NUM_POINTS = 6
+_NUM_POSITIVE_POINTS = 3
+
+
+class NoValue(Exception):
+    """No number: a division by zero, a function we do not know."""
+
+
+class TooLarge(NoValue):
+    """Beyond what we compute with; no gold answer is meant to be compared with it by value."""
+
+
+def symbols(node: Node) -> frozenset[str]:
+    """The names of the free symbols."""
+    if node.op == "sym":
+        return frozenset({str(node.value)})
+    return frozenset().union(*(symbols(arg) for arg in node.args)) if node.args else frozenset()
+
+
+SCALAR_OPS = frozenset({"num", "sym", "const", "add", "mul", "div", "pow", "neg", "deg", "call"})
+
+
+def is_scalar(node: Node) -> bool:
+    return node.op in SCALAR_OPS and node.value != "inf" and all(is_scalar(arg) for arg in node.args)
+
+
+def exact(node: Node) -> Fraction | None:
+    """The rational value, None where it is not rational by its form or its numbers are large."""
+    if node.op == "num":
+        return node.value if isinstance(node.value, Fraction) else None
+    parts = [exact(arg) for arg in node.args]
+    if any(part is None for part in parts) or not parts:
+        return None
+    known = [part for part in parts if part is not None]
+    if any(part.numerator.bit_length() + part.denominator.bit_length() > 4000 for part in known):
+        return None
+    left, right = known[0], known[-1]
+    if node.op == "add":
+        return left + right
+    if node.op == "mul":
+        return left * right
+    if node.op == "neg":
+        return -left
+    if node.op == "div" and right:
+        return left / right
+    if node.op == "pow" and right.denominator == 1 and abs(right) <= 64 and (left or right > 0):
+        return left ** int(right)
+    return None
+
+
+def same(gold: Node, answer: Node) -> bool | None:
+    """Whether two scalars are equal; None where no value could be found."""
+    gold_exact, answer_exact = exact(gold), exact(answer)
+    if gold_exact is not None and answer_exact is not None:
+        return gold_exact == answer_exact or _rounds_to(gold, answer, gold_exact, answer_exact)
+    names = symbols(gold) | symbols(answer)
+    if not names:
+        values = _values(gold, answer, 0)
+        if values is None:
+            return False if _is_too_large(answer) and not _is_too_large(gold) else None
+        return _near(*values, _SAME) or _rounds_to(gold, answer, *values)
+    tolerance = max(_SAME, min(_PRECISE.mpf("1e-5"), 1.5 * (_slack(gold) + _slack(answer))))
+    compared = 0
+    for point in range(_NUM_POINTS):
+        values = _values(gold, answer, point)
+        if values is None or (point >= _NUM_POSITIVE_POINTS and not all(_is_real(value) for value in values)):
+            continue
+        if not _near(*values, tolerance):
+            return False
+        compared += 1
+    return True if compared >= 2 else None
+
+
+def proportional(gold: Node, answer: Node) -> float | None:
+    """The constant ratio answer/gold of two expressions, None where there is none (or it cannot be told)."""
+    ratios = []
+    for point in range(_NUM_POINTS):
+        values = _values(gold, answer, point)
+        if values is not None and abs(values[0]) > 1e-12:
+            ratios.append(values[1] / values[0])
+    if len(ratios) < 3 or abs(ratios[0]) < 1e-12 or not _is_real(ratios[0]):
+        return None
+    return float(ratios[0].real) if all(_near(ratios[0], ratio, _SAME) for ratio in ratios) else None
+
+
+def _values(gold: Node, answer: Node, point: int) -> tuple[Scalar, Scalar] | None:
+    """Both values at a sample point; the rough ones where they already differ clearly; None where there are none."""
+    try:
+        rough = evaluate(gold, point, _Rough), evaluate(answer, point, _Rough)
+        if not _near(*rough, _CLEARLY_DIFFERENT) and max(map(abs, rough)) > 1e-9:
+            return rough
+        return evaluate(gold, point, _Precise), evaluate(answer, point, _Precise)
+    except (NoValue, ArithmeticError, ValueError, TypeError):
+        return None
+
+
+def _is_too_large(node: Node) -> bool:
+    try:
+        evaluate(node, 0, _Rough)
+    except (TooLarge, OverflowError):
+        return True
+    except (NoValue, ArithmeticError, ValueError, TypeError):
+        return False
+    return False
+
+
+def _near(left: Scalar, right: Scalar, tolerance: Scalar) -> bool:
+    size = max(abs(left), abs(right))
+    return bool(abs(left - right) <= tolerance * size) or bool(size < 1e-50)
+
+
+def _is_real(value: Scalar) -> bool:
+    return bool(abs(value.imag) <= 1e-12 * max(abs(value), 1e-300))
+
+
+def _slack(node: Node) -> float:
+    """The relative rounding error that the long decimals of an expression carry."""
+    own = 0.0
+    if node.digits >= _LONG_DECIMAL and isinstance(node.value, Fraction) and node.value:
+        own = 0.5 * float(_unit_in_last_place(node.value, node.digits) / abs(node.value))
+    return own + sum(_slack(arg) for arg in node.args)
+
+
+_LONG_DECIMAL = 6
+"""From so many significant digits on, a decimal may stand for the exact value it was rounded (or cut) from."""
+
+
+def _unit_in_last_place(value: Fraction, digits: int) -> Fraction:
+    exponent = math.floor(math.log10(abs(value))) if value else 0
+    return Fraction(10) ** (exponent - digits + 1)
+
+
+def _rounds_to(gold: Node, answer: Node, gold_value: Scalar, answer_value: Scalar) -> bool:
+    """One side is a bare long decimal, the other an exact value that it was rounded from, to six places at least."""
+    decimal, digits = next(((node, node.digits) for node in (answer, gold) if _is_long_decimal(node)), (None, 0))
+    if decimal is None or (_is_long_decimal(gold) and _is_long_decimal(answer)):
+        return False
+    value = exact(decimal)
+    if value is None or any(isinstance(side, complex) for side in (gold_value, answer_value)):
+        return False
+    if not (_is_real(mpmath.mpc(_float(gold_value))) and _is_real(mpmath.mpc(_float(answer_value)))):
+        return False
+    gap = abs(_float(gold_value) - _float(answer_value))
+    return bool(gap <= float(_unit_in_last_place(value, digits)) and gap < 1e-6)
+
+
+def _float(value: Scalar) -> Scalar:
+    return float(value) if isinstance(value, Fraction) else value
+
+
+def _is_long_decimal(node: Node) -> bool:
+    bare = node.args[0] if node.op == "neg" else node
+    return bare.op == "num" and bare.digits >= _LONG_DECIMAL
+
+
+@lru_cache(maxsize=4096)
+def _sample(name: str, point: int) -> float:
+    """The value of a symbol at a sample point: 0.3 to 2.7, in the later points of either sign. The same for ever."""
+    digest = hashlib.blake2b(f"{name}/{point}".encode(), digest_size=8).digest()
+    share = int.from_bytes(digest, "big") / 2**64
+    sign = -1 if point >= _NUM_POSITIVE_POINTS and digest[0] & 1 else 1
+    return sign * (0.3 + 2.4 * share)
+
+
+class _Rough:
+    """Double precision: cheap, and it bounds what the second pass has to work with."""
+
+    functions: Any = cmath
+    pi, e, i = cmath.pi, cmath.e, 1j
+
+    @staticmethod
+    def number(value: Fraction | float) -> Scalar:
+        return complex(value)
+
+    @staticmethod
+    def gamma(value: Scalar) -> Scalar:
+        if abs(value.imag) > 0:
+            raise NoValue
+        return complex(math.gamma(value.real))
+
+    @staticmethod
+    def power(base: Scalar, exponent: Scalar) -> Scalar:
+        return base**exponent
+
+
+class _Precise:
+    functions: Any = _PRECISE
+    pi, e, i = _PRECISE.pi, _PRECISE.e, _PRECISE.mpc(0, 1)
+    gamma = _PRECISE.gamma
+
+    @staticmethod
+    def number(value: Fraction | float) -> Scalar:
+        if isinstance(value, Fraction):
+            return _PRECISE.mpf(value.numerator) / value.denominator
+        return _PRECISE.mpf(value)
+
+    @staticmethod
+    def power(base: Scalar, exponent: Scalar) -> Scalar:
+        return _PRECISE.power(base, exponent)
+
+
+def evaluate(node: Node, point: int, arithmetic: type[_Rough] | type[_Precise]) -> Scalar:
+    """The value of a scalar at a sample point. Raises `NoValue` and Python's arithmetic errors."""
+    op = node.op
+    if op == "num":
+        return arithmetic.number(Fraction(node.value))
+    if op == "sym":
+        return arithmetic.number(_sample(str(node.value), point))
+    if op == "const":
+        if node.value == "inf":
+            raise NoValue
+        return +getattr(arithmetic, str(node.value))
+    args = [evaluate(arg, point, arithmetic) for arg in node.args]
+    if op == "call":
+        value = _call(str(node.value), args, node, arithmetic)
+    else:
+        value = _OPERATIONS[op](args, arithmetic) if op in _OPERATIONS else None
+    if value is None:
+        raise NoValue
+    if not abs(value) < _MAX_MAGNITUDE:
+        raise TooLarge
+    # Adding zero turns a negative zero into a positive one, so that -1 lies on one side of the branch cuts.
+    return value + 0j if isinstance(value, complex) else value
+
+
+_OPERATIONS: dict[str, Callable[[list[Scalar], Any], Scalar]] = {
+    "add": lambda args, _: args[0] + args[1],
+    "mul": lambda args, _: args[0] * args[1],
+    "div": lambda args, _: args[0] / args[1],
+    "neg": lambda args, _: -args[0],
+    "deg": lambda args, _: args[0],
+    "pow": lambda args, arithmetic: arithmetic.power(args[0], args[1]),
+}
+
+_NAMES = {"ln": "log"} | {f"arc{name}": f"a{name}" for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")}
+_RECIPROCALS = {"cot": "tan", "sec": "cos", "csc": "sin", "coth": "tanh"}
+_TRIGONOMETRIC = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
+
+
+def _call(name: str, args: list[Scalar], node: Node, arithmetic: Any) -> Scalar:
+    value = args[0]
+    functions = arithmetic.functions
+    if name in _TRIGONOMETRIC and _in_degrees(node.args[0]):
+        value = value * arithmetic.pi / 180
+    if name in ("log", "lg") or (name == "ln" and len(args) == 2):
+        base = args[1] if len(args) == 2 else arithmetic.number(10.0) if name == "lg" else None
+        return functions.log(value) if base is None else functions.log(value) / functions.log(base)
+    if name in _RECIPROCALS:
+        return 1 / getattr(functions, _RECIPROCALS[name])(value)
+    if name == "abs":
+        return arithmetic.number(1) * abs(value)
+    if name == "factorial":
+        return arithmetic.gamma(value + 1)
+    if name == "binom":
+        top, bottom = args
+        return arithmetic.gamma(top + 1) / arithmetic.gamma(bottom + 1) / arithmetic.gamma(top - bottom + 1)
+    if name in ("floor", "ceil") and _is_real(value):
+        return arithmetic.number(float(math.floor(value.real) if name == "floor" else math.ceil(value.real)))
+    if name == "cbrt":
+        return arithmetic.power(value, arithmetic.number(1) / 3)
+    if name in ("arccot", "sgn") or name not in _KNOWN:
+        raise NoValue
+    return getattr(functions, _NAMES.get(name, name))(value)
+
+
+_KNOWN = frozenset(_NAMES) | {"sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan", "exp", "sqrt"}
+
+
+def _in_degrees(node: Node) -> bool:
+    return node.op == "deg" or any(_in_degrees(arg) for arg in node.args)

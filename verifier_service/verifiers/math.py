@@ -1,0 +1,105 @@
+"""Mathematics: a strict judge of our own, and math-verify for what it cannot decide. Binary."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from sandbox.types import MIB, Limits, Status
+from verifier_service import extraction
+from verifier_service.errors import CannotJudge, TaskRefused
+from verifier_service.mathematics.equivalence import Reading, decide, reading
+from verifier_service.schemas import MathTask
+from verifier_service.verifier import Judgement, Tools
+
+SYMBOLIC = "verifier_service.mathematics.symbolic:compare"
+# CPU seconds and memory of one symbolic comparison; SymPy itself takes 60 MiB.
+SYMBOLIC_LIMITS = Limits(cpu_time_s=5.0, memory_bytes=1024 * MIB)
+
+REASONS: Mapping[str, str] = {
+    "exact": "the same text in another spelling",
+    "number": "the same number",
+    "equivalent": "the same value or structure, by the strict judge",
+    "symbolic": "accepted by math-verify",
+    "not_equivalent": "another answer",
+    "not_evaluated": "the answer restates an operation (a sum, an integral, a factorial) instead of carrying it out",
+    "inconsistent": "the answer is a chain of equations that do not hold",
+    "comparison_limit": "comparing the answer hit its limit of CPU time or memory",
+}
+
+
+class MathVerifier:
+    kind: ClassVar[str] = "math"
+    version: ClassVar[str] = "1"
+    description: ClassVar[str] = (
+        "Mathematical answers in LaTeX or plain notation, equal by value and structure; binary."
+    )
+    lane: ClassVar = "light"
+    reasons: ClassVar[Mapping[str, str]] = REASONS
+
+    @property
+    def task_model(self) -> type[MathTask]:
+        return MathTask
+
+    def admit(self, task: MathTask) -> None:
+        for gold in task.golds:
+            refuse_unusable(gold)
+
+    def extract(self, task: MathTask, text: str) -> str | None:
+        several = any(mark in gold for gold in task.golds for mark in (",", ";", " and "))
+        if task.extract == "boxed":
+            return extraction.boxed_answer(text, several=several) or None
+        return extraction.any_answer(text, several=several) or None
+
+    def judge(self, task: MathTask, answer: str, tools: Tools) -> Judgement:
+        return judge_expression([gold_reading(gold) for gold in task.golds], answer, tools)
+
+    def info(self) -> Mapping[str, Any]:
+        return {"symbolic_cpu_limit_s": SYMBOLIC_LIMITS.cpu_time_s}
+
+
+def gold_reading(gold: str) -> Reading:
+    """The reading of a ground truth, which may come as a box or a sentence around one."""
+    return reading(extraction.boxed_answer(gold, several=True) or gold)
+
+
+def refuse_unusable(gold: str) -> None:
+    """Raises `TaskRefused` for a ground truth that says nothing, or is visibly cut off."""
+    read = gold_reading(gold)
+    if not read.text:
+        raise TaskRefused("ground_truth", "the ground truth is empty")
+    if read.node is None and read.words is None and read.text.count("{") != read.text.count("}"):
+        raise TaskRefused("ground_truth", "the ground truth has unbalanced braces")
+
+
+def judge_expression(golds: Sequence[Reading], answer: str, tools: Tools) -> Judgement:
+    """Accepted where either judge accepts; what the strict judge proves is not asked again.
+
+    Raises `CannotJudge("ground_truth")` where neither judge can read the ground truth.
+    """
+    decisions = [decide(gold, answer) for gold in golds]
+    for decision in decisions:
+        if decision.equal:
+            return Judgement(1.0, decision.reason)
+    undecided = [gold for gold, decision in zip(golds, decisions, strict=True) if decision.equal is None]
+    if undecided:
+        return _judge_symbolically(undecided, answer, tools)
+    return Judgement(0.0, decisions[0].reason)
+
+
+def _judge_symbolically(golds: Sequence[Reading], answer: str, tools: Tools) -> Judgement:
+    compare = tools.isolated(SYMBOLIC)
+    texts = [gold.text for gold in golds]
+    result = compare.call({"golds": texts, "answer": reading(answer).text}, limits=SYMBOLIC_LIMITS)
+    if result.status is Status.SANDBOX_ERROR:
+        raise CannotJudge("sandbox", result.detail)
+    if result.status is not Status.OK:
+        # The answer's doing, unless the ground truth alone does the same.
+        alone = compare.call({"golds": texts, "answer": "0"}, limits=SYMBOLIC_LIMITS)
+        if alone.status is not Status.OK:
+            raise CannotJudge("ground_truth", f"the ground truth cannot be read: {alone.status}")
+        return Judgement(0.0, "comparison_limit")
+    if result.value["equal"]:
+        return Judgement(1.0, "symbolic")
+    unreadable = [golds[index] for index in result.value["unreadable"]]
+    if len(unreadable) == len(golds) and all(gold.node is None and gold.words is None for gold in golds):
+        raise CannotJudge("ground_truth", "neither judge can read the ground truth")
+    return Judgement(0.0, "not_equivalent")
