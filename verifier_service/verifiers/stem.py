@@ -76,7 +76,9 @@ def answer_type(task: StemTask) -> str:
     if task.answer_type != "auto":
         return task.answer_type
     gold = gold_reading(task.golds[0])
-    if choices.chosen(gold.text, task.choices) not in (None, choices.SEVERAL) and (task.choices or len(gold.text.strip("()")) == 1):
+    if choices.chosen(gold.text, task.choices) not in (None, choices.SEVERAL) and (
+        task.choices or len(gold.text.strip("()")) == 1
+    ):
         return "choice"
     if quantities.parse_quantity(gold.text) is not None:
         return "number"
