@@ -38,6 +38,7 @@ _ENVIRONMENT = {
     "HOME": "/tmp",
     "LANG": "C.UTF-8",
     "PYTHONHASHSEED": "0",
+    "MALLOC_ARENA_MAX": "1",  # an arena a thread would take 128 MiB of a program's address space each
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
 }

@@ -60,6 +60,15 @@ def test_a_thread_bomb_is_a_process_limit(runner: PythonRunner) -> None:
     assert run(runner, source).status in (Status.PROCESS_LIMIT, Status.MEMORY_LIMIT)
 
 
+def test_twenty_threads_are_no_bomb(runner: PythonRunner) -> None:
+    source = (
+        "from concurrent.futures import ThreadPoolExecutor\nimport threading\n"
+        "together = threading.Barrier(20)\n"
+        "with ThreadPoolExecutor(20) as pool: print(len(list(pool.map(lambda _: together.wait(), range(20)))))"
+    )
+    assert run(runner, source).stdout == b"20\n"
+
+
 def test_exit_code_and_signal(runner: PythonRunner) -> None:
     assert run(runner, "raise SystemExit(300)").exit_code == 300 & 0xFF
     aborted = run(runner, "import os; os.abort()")
