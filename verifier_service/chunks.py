@@ -123,20 +123,21 @@ class Chunk:
 class Costs:
     """Running estimate of seconds a completion, by kind, from what the graders report."""
 
-    FIRST_GUESS: Mapping[str, float] = {"code": 0.1, "math": 0.004, "stem": 0.002, "instruction": 0.001}
-    UNKNOWN_S = 0.005
+    FIRST_GUESS_S: Mapping[str, float] = {"light": 0.005, "code": 0.1}
+    """By lane, until a kind is known."""
     SMOOTHING = 0.05
 
     def __init__(self) -> None:
-        self._seconds = dict(self.FIRST_GUESS)
+        self._seconds: dict[str, float] = {}
 
-    def of(self, kind: str) -> float:
-        return self._seconds.get(kind, self.UNKNOWN_S)
+    def of(self, kind: str, lane: str) -> float:
+        return self._seconds.get(kind, self.FIRST_GUESS_S[lane])
 
     def learn(self, kind: str, num_completions: int, seconds: float) -> None:
         if num_completions > 0:
-            weight = 1 - (1 - self.SMOOTHING) ** num_completions
-            self._seconds[kind] = (1 - weight) * self.of(kind) + weight * seconds / num_completions
+            mean_s = seconds / num_completions
+            weight = (1 - self.SMOOTHING) ** num_completions
+            self._seconds[kind] = weight * self._seconds.get(kind, mean_s) + (1 - weight) * mean_s
 
 
 def cut(
@@ -152,7 +153,7 @@ def cut(
 
     position = 0
     for item, lane in zip(items, lanes, strict=True):
-        cost = costs.of(str(item.task["kind"]))
+        cost = costs.of(str(item.task["kind"]), lane)
         for _ in item.completions:
             positions, seconds = open_chunks.get(lane, ([], 0.0))
             positions.append(position)

@@ -73,7 +73,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         serving.serve(settings)
     except serving.ServeRefused as error:
         fail(str(error), EXIT_USAGE)
-    except embedded.NoRedis as error:
+    except (serving.CannotListen, embedded.NoRedis) as error:
         fail(str(error))
     return 0
 

@@ -20,8 +20,6 @@ log = logging.getLogger(__name__)
 
 SAMPLE_EVERY_S = 0.5
 SMOOTHING = 0.3
-NEEDED_LANES: tuple[lanes.Lane, ...] = ("light", "code")
-"""Lanes without whose workers the service cannot grade every kind."""
 
 
 NOBODY = "verifier:nobody"
@@ -63,7 +61,7 @@ class QueueGauge:
             self.reachable = False
 
     def missing_lanes(self) -> list[str]:
-        return [lane for lane in NEEDED_LANES if self.lanes[lane].workers == 0]
+        return [lane for lane in lanes.LANES if self.lanes[lane].workers == 0]
 
     def admit(self, wanted: Iterable[str]) -> None:
         """Raises `Refusal` 429 where a lane is full; Retry-After is when it will have room at the measured rate."""

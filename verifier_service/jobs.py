@@ -225,12 +225,12 @@ class Jobs:
                 pipe.hset(lanes.job_key(batch.job_id), "layout", LAYOUT.dump_json(batch.layout))
                 pipe.expire(lanes.job_key(batch.job_id), left_s + GRACE_S)
             for chunk, positions in parts:
-                header = self._header(batch, positions)
+                header = self._header(batch, positions, chunk.lane)
                 payload = join_chunk(header, encode_body(take(batch.singles, positions)))
                 self._enqueuer.put(pipe, chunk.chunk_id, payload, left_s + 60)
             await pipe.execute()
 
-    def _header(self, batch: Batch, positions: list[int]) -> Header:
+    def _header(self, batch: Batch, positions: list[int], lane: str) -> Header:
         assert batch.singles is not None
         tasks = [batch.singles[position].task for position in positions]
         limits = [limit for task in tasks if isinstance(limit := task.get("total_time_limit_s", 0.0), int | float)]
@@ -240,7 +240,7 @@ class Jobs:
             positions=positions,
             result_ttl_s=self._settings.result_ttl_s,
             limit_s=max(limits, default=0.0),
-            share=any(self._costs.of(str(task["kind"])) >= SHARE_ABOVE_S for task in tasks),
+            share=any(self._costs.of(str(task["kind"]), lane) >= SHARE_ABOVE_S for task in tasks),
             request_id=batch.layout.request_id or batch.job_id,
         )
 

@@ -93,8 +93,8 @@ def summary(items: Sequence[Item], scored: Sequence[ScoredItem]) -> Table:
         for verdict in judged.verdicts:
             tallies.setdefault(str(item.task["kind"]), Tally()).add(verdict)
     table = Table()
-    table.add_column("kind")
-    for name in ("completions", *Outcome, "mean reward", "ms each"):
+    table.add_column("kind", no_wrap=True)
+    for name in ("scored", *Outcome, "reward", "ms"):
         table.add_column(name, justify="right")
     for kind, tally in sorted(tallies.items()):
         count = sum(tally.outcomes.values())

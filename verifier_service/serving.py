@@ -3,6 +3,7 @@
 import contextlib
 import ipaddress
 import signal
+import socket
 import sys
 import threading
 import time
@@ -24,31 +25,36 @@ class ServeRefused(Exception):
     """The service would be open to strangers; the message says what to do."""
 
 
+class CannotListen(Exception):
+    """The address is taken, or not ours; the message says which."""
+
+
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C. Raises `ServeRefused`, `embedded.NoRedis`."""
+    """Serve until SIGTERM or Ctrl-C. Raises `ServeRefused`, `CannotListen`, `embedded.NoRedis`."""
     if not (Keys(settings).required or settings.allow_anonymous or is_loopback(settings.host)):
         raise ServeRefused(
             f"no API key is configured: give --api-keys-file, or bind to 127.0.0.1 instead of {settings.host}, "
             "or say --allow-anonymous"
         )
     # The server re-raises the signal that ended it; as an exception it lets everything below be taken down in order.
-    signal.signal(signal.SIGTERM, _exit)
-    with _redis(settings) as (redis_url, embedded):
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, _exit)
+    with _listen(settings.host, settings.port) as listener, _redis(settings) as (redis_url, embedded):
         server = _server(settings, redis_url)
         if embedded is not None:
             threading.Thread(target=_stop_when_broken, args=(server, embedded), daemon=True).start()
-        server.run()
+        server.run([listener])
 
 
 @contextlib.contextmanager
 def local_service(settings: Settings) -> Iterator[str]:
     """A complete service behind this program's back: its URL, once it is ready to grade."""
-    with _redis(settings) as (redis_url, _embedded):
-        server = _server(settings.model_copy(update={"port": 0}), redis_url)
-        thread = threading.Thread(target=server.run, daemon=True)
+    with _listen("127.0.0.1", 0) as listener, _redis(settings) as (redis_url, _embedded):
+        server = _server(settings, redis_url)
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         try:
-            url = _url_of(server)
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             _await_ready(url)
             yield url
         finally:
@@ -59,8 +65,6 @@ def local_service(settings: Settings) -> Iterator[str]:
 def _server(settings: Settings, redis_url: str) -> uvicorn.Server:
     config = uvicorn.Config(
         create_app(settings, redis_url),
-        host=settings.host,
-        port=settings.port,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=int(settings.drain_s),
@@ -68,11 +72,14 @@ def _server(settings: Settings, redis_url: str) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def _url_of(server: uvicorn.Server) -> str:
-    while not server.started:
-        time.sleep(0.01)
-    host, port = server.servers[0].sockets[0].getsockname()[:2]
-    return f"http://{host}:{port}"
+def _listen(host: str, port: int) -> socket.socket:
+    """Before anything else is started, so that a taken port costs nothing. Raises `CannotListen`."""
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
+        )
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
 
 
 def _await_ready(url: str) -> None:

@@ -48,7 +48,8 @@ class Supervisor:
         # Blocked here and waited for, so that no signal is lost between two looks; workers unblock them.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         warm_up()
-        self._redis = connect(self._redis_url)
+        # Fails at once: what cannot be done now is done at the next look, and a signal is not to wait.
+        self._redis = connect(self._redis_url, retries=1)
         self._recover = self._redis.register_script(lanes.RECOVER)
         next_look = 0.0
         while True:
@@ -169,6 +170,6 @@ def work(lane: lanes.Lane, name: str, redis_url: str, settings: Settings) -> Non
     """One worker's life, in its own process."""
     logging.getLogger("rq").setLevel(logging.WARNING)
     random.seed()
-    worker = GradingWorker(lane, name, connect(redis_url), settings)
+    worker = GradingWorker(lane, name, redis_url, settings)
     # Spread, so that not all workers of a machine are replaced at once.
     worker.work(max_jobs=int(settings.recycle_chunks * random.uniform(0.8, 1.2)), logging_level="WARNING")

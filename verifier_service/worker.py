@@ -7,6 +7,7 @@ What goes wrong, and what becomes of it:
     a chunk has killed two        it is split into single completions; one that alone killed two is `grader_limit`
 """
 
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from typing import Any, NoReturn
 from redis import Redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from rq.job import Job
@@ -64,9 +66,9 @@ class Unwanted(Exception):
     """The chunk was cancelled, or given to another worker, while this one was at it."""
 
 
-def connect(url: str) -> Redis:
-    """A connection that outlives a restart of Redis: about twenty seconds of retries a command."""
-    retry = Retry(ExponentialBackoff(cap=2.0, base=0.05), retries=15)
+def connect(url: str, retries: int = 15) -> Redis:
+    """A connection that by default outlives a restart of Redis: about twenty seconds of retries a command."""
+    retry = Retry(ExponentialBackoff(cap=2.0, base=0.05), retries)
     errors: list[type[Exception]] = [RedisConnectionError, RedisTimeoutError, ConnectionError]
     return Redis.from_url(url, retry=retry, retry_on_error=errors, health_check_interval=30)
 
@@ -75,7 +77,8 @@ class GradingWorker(SimpleWorker):
     """RQ's worker without what costs and what is dangerous: no pubsub thread that takes orders, no results of RQ, a
     heartbeat every other second instead of three a job."""
 
-    def __init__(self, lane: lanes.Lane, name: str, connection: Redis, settings: Settings) -> None:
+    def __init__(self, lane: lanes.Lane, name: str, redis_url: str, settings: Settings) -> None:
+        connection = connect(redis_url)
         super().__init__(
             [grading_queue(lane, connection)],
             name=name,
@@ -87,6 +90,7 @@ class GradingWorker(SimpleWorker):
             log_job_description=False,
         )
         self._settings = settings
+        self._redis_url = redis_url
         self._lane = lane
         self._beaten_at = 0.0
         self._claim = connection.register_script(lanes.CLAIM)
@@ -139,7 +143,10 @@ class GradingWorker(SimpleWorker):
 
     def teardown(self) -> None:
         self._grader.kill()
-        super().teardown()  # type: ignore[no-untyped-call]
+        # Saying goodbye is a courtesy: not worth waiting for a Redis that is gone.
+        self.connection = connect(self._redis_url, retries=0)
+        with contextlib.suppress(RedisError):
+            super().teardown()  # type: ignore[no-untyped-call]
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Grade one chunk. RQ calls this with every job it takes off the queue."""

@@ -1,0 +1,149 @@
+"""Idempotency, deadlines, cancelling, dedup: what the queue promises about one batch."""
+
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.verifier_service.service_process import ServiceProcess, echo_item
+from verifier_service.schemas import JobState, ScoreResponse
+
+SCORE = "/v1/score"
+
+
+def judged(log: Path) -> list[str]:
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def verdicts(response: httpx.Response) -> list[tuple[str, str]]:
+    assert response.status_code == 200, response.text
+    parsed = ScoreResponse.model_validate_json(response.content)
+    return [(verdict.outcome, verdict.reason) for item in parsed.items for verdict in item.verdicts]
+
+
+def test_the_same_request_is_graded_once_and_answers_the_same(http: httpx.Client, tmp_path: Path) -> None:
+    body = {"request_id": str(tmp_path), "items": [echo_item("a", "b", log=str(tmp_path / "log"))]}
+    first, second = http.post(SCORE, json=body), http.post(SCORE, json=body)
+    assert first.content == second.content
+    assert sorted(judged(tmp_path / "log")) == ["a", "b"]
+
+
+def test_the_same_request_twice_at_once_is_graded_once(http: httpx.Client, tmp_path: Path) -> None:
+    body = {"request_id": str(tmp_path), "items": [echo_item("sleep 0.5 x", log=str(tmp_path / "log"))]}
+    answers: list[bytes] = []
+    threads = [threading.Thread(target=lambda: answers.append(http.post(SCORE, json=body).content)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 8
+    assert len(set(answers)) == 1
+    assert judged(tmp_path / "log") == ["sleep 0.5 x"]
+
+
+def test_another_body_under_the_same_request_id_is_409(http: httpx.Client, tmp_path: Path) -> None:
+    http.post(SCORE, json={"request_id": str(tmp_path), "items": [echo_item("a")]})
+    other = http.post(SCORE, json={"request_id": str(tmp_path), "items": [echo_item("b")]})
+    assert other.status_code == 409
+    assert other.json()["type"] == "urn:verifier:request-id-reused"
+
+
+def test_equal_answers_of_a_batch_are_judged_once(http: httpx.Client, tmp_path: Path) -> None:
+    completions = ["same", "other"] * 600  # several chunks, on both workers
+    response = http.post(SCORE, json={"items": [echo_item(*completions, log=str(tmp_path / "log"))]})
+    assert verdicts(response) == [("incorrect", "different")] * 1200
+    assert sorted(judged(tmp_path / "log")) == ["other", "same"]
+
+
+def test_equal_answers_in_flight_in_other_batches_are_judged_once(http: httpx.Client, tmp_path: Path) -> None:
+    body = {"items": [echo_item("sleep 0.4 y", log=str(tmp_path / "log"))]}
+    threads = [threading.Thread(target=lambda: http.post(SCORE, json=body)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert judged(tmp_path / "log") == ["sleep 0.4 y"]
+
+
+def test_copied_verdicts_say_so(http: httpx.Client, tmp_path: Path) -> None:
+    body = {"items": [echo_item("a", log=str(tmp_path / "log"))]}
+    http.post(SCORE, json=body)
+    again = ScoreResponse.model_validate_json(http.post(SCORE, json=body).content)
+    assert [verdict.cached for verdict in again.items[0].verdicts] == [True]
+
+
+def test_errors_are_not_remembered(http: httpx.Client, tmp_path: Path) -> None:
+    body = {"items": [echo_item("cannot", log=str(tmp_path / "log"))]}
+    for _ in range(2):
+        assert verdicts(http.post(SCORE, json=body)) == [("error", "ground_truth")]
+    assert len(judged(tmp_path / "log")) == 2
+
+
+def test_the_deadline_ends_only_the_waiting_of_what_was_not_dispatched(http: httpx.Client) -> None:
+    """Two workers are kept busy past the deadline: their answers are awaited, what waits behind them is an error."""
+    found: dict[str, list[tuple[str, str]]] = {}
+
+    def score(completion: str) -> None:
+        body = {"deadline_s": 0.5, "items": [echo_item(completion, kind="echo_code")]}
+        found[completion] = verdicts(http.post(SCORE, json=body))
+
+    busy = [threading.Thread(target=score, args=(f"sleep 2 {number}",)) for number in range(2)]
+    for thread in busy:
+        thread.start()
+    time.sleep(0.3)
+    started = time.monotonic()
+    score("waiting")
+    assert time.monotonic() - started < 1.2
+    for thread in busy:
+        thread.join()
+    assert found.pop("waiting") == [("error", "deadline")]
+    assert list(found.values()) == [[("incorrect", "different")]] * 2
+
+
+def test_a_cancelled_job_stops_costing(http: httpx.Client, tmp_path: Path) -> None:
+    completions = [f"sleep 1 {number}" for number in range(20)]
+    body = {"items": [echo_item(*completions, kind="echo_code", log=str(tmp_path / "log"))]}
+    job_id = http.post("/v1/jobs", json=body).json()["job_id"]
+    time.sleep(0.5)
+    state = JobState.model_validate(http.delete(f"/v1/jobs/{job_id}").json())
+    assert state.status == "cancelled"
+    started = len(judged(tmp_path / "log"))
+    assert started <= 2
+    assert verdicts(http.post(SCORE, json={"items": [echo_item("yes", kind="echo_code")]})) == [("correct", "equal")]
+    assert len(judged(tmp_path / "log")) == started
+    assert http.get(f"/v1/jobs/{job_id}").json()["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("request_id", [None, "gone"])
+def test_a_client_that_hangs_up_stops_costing(
+    service: ServiceProcess, http: httpx.Client, tmp_path: Path, request_id: str | None
+) -> None:
+    completions = [f"sleep 1 {number} {request_id}" for number in range(20)]
+    body = {"request_id": request_id, "items": [echo_item(*completions, kind="echo_code", log=str(tmp_path / "log"))]}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(service.url + SCORE, json=body, timeout=0.7)
+    time.sleep(2.0)
+    started = len(judged(tmp_path / "log"))
+    assert started <= 4
+    time.sleep(1.2)
+    assert len(judged(tmp_path / "log")) == started
+
+
+def test_a_retry_after_hanging_up_resumes(service: ServiceProcess, http: httpx.Client, tmp_path: Path) -> None:
+    completions = [f"sleep 0.2 {number}" for number in range(8)]
+    items = [echo_item(*completions, kind="echo_code", log=str(tmp_path / "log"))]
+    body = {"request_id": str(tmp_path), "items": items}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(service.url + SCORE, json=body, timeout=0.5)
+    assert verdicts(http.post(SCORE, json=body)) == [("incorrect", "different")] * 8
+    assert sorted(judged(tmp_path / "log")) == sorted(completions)
+
+
+def test_a_job_and_a_request_with_one_id_are_one(http: httpx.Client, tmp_path: Path) -> None:
+    body = {"request_id": str(tmp_path), "items": [echo_item("sleep 0.3 z", log=str(tmp_path / "log"))]}
+    job_id = http.post("/v1/jobs", json=body).json()["job_id"]
+    assert verdicts(http.post(SCORE, json=body)) == [("incorrect", "different")]
+    assert http.get(f"/v1/jobs/{job_id}").json()["status"] == "finished"
+    assert judged(tmp_path / "log") == ["sleep 0.3 z"]
