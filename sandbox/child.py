@@ -33,6 +33,8 @@ class Jail:
     base_address_space: int
     """Bytes of address space that the warm interpreter has itself; the program's memory limit comes on top."""
     parent_pid: int
+    has_own_root: bool
+    """All files in sight are read-only mounts or the program's own."""
     foreign_tasks: int
     """Tasks of other programs that count against this uid's RLIMIT_NPROC too, where the uid is not the slot's own: room
     is left for them, so that what they do is no limit here."""
@@ -112,8 +114,11 @@ def isolate(job: Job, jail: Jail, received: list[int]) -> None:
     os.closerange(num_open, _ALL_DESCRIPTORS)
 
 
-def install_filter(job: Job) -> None:
-    kernel.install_filter(seccomp.build(os.getpid(), allow_exec=job.may_exec, allow_fork=job.may_fork))
+def install_filter(job: Job, jail: Jail) -> None:
+    program = seccomp.build(
+        os.getpid(), allow_exec=job.may_exec, allow_fork=job.may_fork, allow_metadata=jail.has_own_root
+    )
+    kernel.install_filter(program)
 
 
 def prepare_streams() -> None:

@@ -15,7 +15,8 @@ WRITABLE = "/box"
 WORK_DIR = f"{WRITABLE}/work"
 """Where the tmpfs is mounted. Landlock sees a mount's own root and what is above the mount point, but never the mount
 point itself, so the rule that allows writing is for the folder above."""
-_DEVICES = ("null", "zero", "full", "random", "urandom")
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_STREAMS = {"/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2"}
 _SYSTEM_LINKS = ("/lib", "/lib64", "/lib32", "/bin", "/sbin")
 _OLD = "/.old"
 _NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
@@ -33,8 +34,9 @@ def enter(*, user_namespace: bool) -> None:
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
 
 
-def build_root(readable: Iterable[str]) -> None:
-    """Make a small read-only root of `readable` (files and folders, at their own paths) and step into it."""
+def build_root(readable: Iterable[str], *, with_proc: bool) -> None:
+    """Make a small read-only root of `readable` (files and folders, at their own paths) and step into it. `with_proc`:
+    and a /proc for `/dev/stdin`, of which Landlock must keep the rest shut."""
     kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=755,size=1m")
     os.mkdir("/tmp" + _OLD)
     kernel.pivot_root("/tmp", "/tmp" + _OLD)
@@ -45,8 +47,10 @@ def build_root(readable: Iterable[str]) -> None:
             path, _READ_ONLY | kernel.MS_NODEV
         ):
             bound.append(path)
-    for name in _DEVICES:
-        _bind(f"/dev/{name}", kernel.MS_NOSUID | kernel.MS_NOEXEC)
+    for device in DEVICES:
+        _bind(device, _READ_ONLY | kernel.MS_NOEXEC)
+    if with_proc:
+        _mount_proc()
     for link in _SYSTEM_LINKS:
         if os.path.islink(_OLD + link) and not os.path.lexists(link):
             os.symlink(os.readlink(_OLD + link), link)
@@ -56,6 +60,15 @@ def build_root(readable: Iterable[str]) -> None:
     kernel.umount(_OLD)
     os.rmdir(_OLD)
     kernel.mount("none", "/", None, kernel.MS_REMOUNT | kernel.MS_BIND | _READ_ONLY | kernel.MS_NODEV)
+
+
+def _mount_proc() -> None:
+    os.mkdir("/proc")
+    flags = _READ_ONLY | kernel.MS_NODEV | kernel.MS_NOEXEC
+    with contextlib.suppress(OSError):  # not from a container whose own /proc has parts masked
+        kernel.mount("proc", "/proc", "proc", flags, "subset=pid,hidepid=ptraceable")
+        for link, target in _STREAMS.items():
+            os.symlink(target, link)
 
 
 def _bind(path: str, attributes: int) -> bool:

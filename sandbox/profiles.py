@@ -49,7 +49,10 @@ class Profile:
     """More files and folders that can be read: headers, a tool chain's data."""
     executable: tuple[str, ...] = ()
     """Files and folders of which jobs that may execute can execute something."""
-    uid_range: tuple[int, int] = UID_RANGE
+    uid_range: tuple[int, int] | None = UID_RANGE
+    """None: programs keep this process's uid."""
+    level: str | None = None
+    """One of `slots.LEVELS`; None: the strongest this host allows."""
 
     @property
     def interpreter(self) -> str:
@@ -71,7 +74,7 @@ class Profile:
                 preload=[*self.preload, *self.packages],
                 drivers=list(self.drivers),
                 required=list(self.required),
-                uid_range=list(self.uid_range),
+                uid_range=list(self.uid_range or ()),
             )
         )
 

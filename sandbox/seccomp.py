@@ -16,12 +16,13 @@ from sandbox.kernel import MACHINE
 _LOAD, _JUMP_EQ, _JUMP_GE, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _EPERM, _ENOSYS = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
-_CLONE_THREAD, _AF_UNIX = 0x10000, 1
+_CLONE_THREAD, _CLONE_NEW_ANYTHING, _AF_UNIX = 0x10000, 0x7E020000, 1
 _ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32_BIT = 0x40000000
 
+Calls = dict[str, tuple[int | None, int | None]]
 # name: (x86_64, aarch64); from 424 on the numbers are the same everywhere.
-_KILLED = {
+_KILLED: Calls = {
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
@@ -64,7 +65,7 @@ _KILLED = {
     "fanotify_init": (300, 262),
     "pidfd_getfd": (438, 438),
 }
-_REFUSED = {
+_REFUSED: Calls = {
     "socket": (41, 198),
     "connect": (42, 203),
     "bind": (49, 200),
@@ -88,8 +89,30 @@ _REFUSED = {
     "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240),
 }
-_FORKS = {"fork": (57, None), "vfork": (58, None)}
-_EXECS = {"execve": (59, 221), "execveat": (322, 281)}
+# Landlock holds none of these; where the host's files are in sight, and perhaps this uid's, nothing may change them.
+_METADATA: Calls = {
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "truncate": (76, 45),
+}
+_FORKS: Calls = {"fork": (57, None), "vfork": (58, None)}
+_EXECS: Calls = {"execve": (59, 221), "execveat": (322, 281)}
 _CLONE, _CLONE3 = (56, 220), 435
 _SOCKETPAIR, _SENDTO = (53, 199), (44, 206)
 _TO_SELF = {"kill": (62, 129), "tgkill": (234, 131)}
@@ -162,22 +185,31 @@ def _only_threads() -> list[bytes]:
     ]
 
 
-def _table(column: int, allow_exec: bool, allow_fork: bool) -> dict[int, list[bytes]]:
-    """Call number -> what to do with it. `kill` to self has pid 0 here; see `build`."""
+def _no_namespaces() -> list[bytes]:
+    return [
+        _instruction(_LOAD, _argument(0)),
+        _instruction(_JUMP_SET, _CLONE_NEW_ANYTHING, 0, 1),
+        _instruction(_RETURN, _EPERM),
+        _instruction(_RETURN, _ALLOW),
+    ]
+
+
+def _table(column: int, allow_exec: bool, allow_fork: bool, allow_metadata: bool) -> dict[int, list[bytes]]:
+    """Call number -> what to do with it."""
     refused = _REFUSED | ({} if allow_exec else _EXECS) | ({} if allow_fork else _FORKS)
+    refused |= {} if allow_metadata else _METADATA
     table = {numbers[column]: [_instruction(_RETURN, _KILL)] for numbers in _KILLED.values()}
     table |= {numbers[column]: [_instruction(_RETURN, _EPERM)] for numbers in refused.values()}
     table |= {numbers[column]: _only_value(0, 0) for numbers in _PID_ZERO.values()}
     table |= {numbers[column]: _none_of(index, values) for numbers, index, values in _VALUE_REFUSED}
     table[_SOCKETPAIR[column]] = _only_value(0, _AF_UNIX)  # asyncio's own wake-up pipe
     table[_SENDTO[column]] = _null_pointer(4)
-    if not allow_fork:
-        table[_CLONE[column]] = _only_threads()
+    table[_CLONE[column]] = _no_namespaces() if allow_fork else _only_threads()
     return {number: block for number, block in table.items() if number is not None}
 
 
 @functools.cache
-def _parts(allow_exec: bool, allow_fork: bool) -> tuple[bytes, bytes]:
+def _parts(allow_exec: bool, allow_fork: bool, allow_metadata: bool) -> tuple[bytes, bytes]:
     column = ("x86_64", "aarch64").index(MACHINE)
     head = [
         _instruction(_LOAD, 4),
@@ -188,10 +220,10 @@ def _parts(allow_exec: bool, allow_fork: bool) -> tuple[bytes, bytes]:
         _instruction(_RETURN, _KILL),
     ]
     tail: list[bytes] = []
-    for number, block in _table(column, allow_exec, allow_fork).items():
+    table: dict[int, list[bytes]] = {number: [_instruction(_RETURN, _ALLOW)] for number in _COMMON_ALLOWED}
+    table |= _table(column, allow_exec, allow_fork, allow_metadata)
+    for number, block in table.items():
         tail += _on(number, block)
-    for number in _COMMON_ALLOWED:
-        tail += _on(number, [_instruction(_RETURN, _ALLOW)])
     tail += [_instruction(_JUMP_GE, _FIRST_COMMON, 0, 1), _instruction(_RETURN, _ENOSYS), _instruction(_RETURN, _ALLOW)]
     return b"".join(head), b"".join(tail)
 
@@ -200,10 +232,10 @@ def supported() -> bool:
     return MACHINE in _ARCHITECTURE
 
 
-def build(pid: int, *, allow_exec: bool = False, allow_fork: bool = False) -> bytes:
+def build(pid: int, *, allow_exec: bool = False, allow_fork: bool = False, allow_metadata: bool = True) -> bytes:
     """The filter for process `pid`, which may signal itself only (anything it likes where it may fork: its pids are not
     known beforehand, and a namespace, an own uid or Landlock's signal scope holds them)."""
-    head, tail = _parts(allow_exec, allow_fork)
+    head, tail = _parts(allow_exec, allow_fork, allow_metadata)
     column = ("x86_64", "aarch64").index(MACHINE)
     to_self: list[bytes] = []
     if not allow_fork:

@@ -24,6 +24,8 @@ _level_lock = threading.Lock()
 def open_warm_process(profile: Profile) -> WarmProcess:
     """A warm process at the best level this host allows. Raises `CannotIsolate` saying what each level lacked."""
     global _level_found
+    if profile.level is not None:
+        return WarmProcess(profile, profile.level)
     with _level_lock:
         levels = LEVELS if _level_found is None else (_level_found,)
         missing = []

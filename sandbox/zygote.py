@@ -88,7 +88,7 @@ class Zygote:
 
     def __init__(self, control: socket.socket, setup: Setup) -> None:
         self._drivers = {name: _resolve(name) for name in setup.drivers}
-        uid = _slot_uid(setup)
+        uid, version = _slot_uid(setup), landlock.abi()
         alone = setup.level == "landlock"
         if not alone:
             namespaces.enter(user_namespace=setup.level == "user_namespaces")
@@ -97,27 +97,27 @@ class Zygote:
         kernel.hide_from_same_uid()
         statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         if not alone:
-            namespaces.build_root([*setup.readable, *setup.executable])
+            namespaces.build_root([*setup.readable, *setup.executable], with_proc=version > 0)
         owner = os.getuid() if uid is None else uid
         self._work = None if alone else namespaces.WorkDir(owner, os.getgid() if uid is None else uid)
         self._control = _move_up(control)
         _import(setup)
-        version = landlock.abi()
         if alone and not version:
             raise OSError("no Landlock and no right to make a mount namespace")
         if not seccomp.supported():
             raise OSError(f"no system-call filter for {kernel.MACHINE}")
         ruleset = None
         if version:
-            writable = ["/dev/null"] if alone else ["/dev", namespaces.WRITABLE]
-            ruleset = landlock.create_ruleset([*setup.readable, "/dev"], writable, setup.executable)
+            writable = [*namespaces.DEVICES, *([] if alone else [namespaces.WRITABLE])]
+            ruleset = landlock.create_ruleset(setup.readable, writable, setup.executable)
             ruleset = _move_up_descriptor(ruleset)
         self._shared = mmap.mmap(-1, mmap.PAGESIZE)
         child.prepare_limits()
         child.prepare_streams()
-        seccomp.build(0)  # builds what all filters share
+        seccomp.build(0, allow_metadata=not alone)  # builds what all filters share
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it; a flood is to end at its limit
-        self._jail = Jail(uid, ruleset, _pages(statm), os.getpid(), _FOREIGN_TASKS if alone and uid is None else 0)
+        foreign_tasks = _FOREIGN_TASKS if alone and uid is None else 0
+        self._jail = Jail(uid, ruleset, _pages(statm), os.getpid(), not alone, foreign_tasks)
         work_dir = self._work is not None
         _say(self._control, {"level": setup.level, "landlock_abi": version, "slot_uid": uid, "work_dir": work_dir})
 
@@ -150,7 +150,7 @@ class Zygote:
         shared = self._shared
         try:
             child.isolate(job, self._jail, descriptors)
-            child.install_filter(job)
+            child.install_filter(job, self._jail)
         except BaseException as error:
             shared[1:] = str(error).encode()[: mmap.PAGESIZE - 1].ljust(mmap.PAGESIZE - 1, b"\0")
             os._exit(1)
