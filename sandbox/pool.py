@@ -1,4 +1,4 @@
-"""The Python runner: every style of request on warm, isolated interpreters.
+"""The runner of this host: every style of request, every language it has, on warm and isolated processes.
 
 runner = open_runner(num_slots=2)
 runner.execute(ExecutionRequest(source="print(input())", stdin=b"7\\n")).stdout   # b"7\\n"
@@ -9,9 +9,10 @@ import re
 
 from sandbox import harness
 from sandbox.errors import LanguageUnavailable, RunnerLost
+from sandbox.native import NativeRunner
 from sandbox.profiles import CONTEST_PACKAGES, Profile
 from sandbox.slots import Slots
-from sandbox.types import AssertRequest, CallRequest, ExecutionResult, Request, Status
+from sandbox.types import AssertRequest, CallRequest, ExecutionRequest, ExecutionResult, Request, Status
 
 _NAMES_PACKAGE = re.compile(rf"\b(?:{'|'.join(CONTEST_PACKAGES)})\b")
 
@@ -51,6 +52,27 @@ class PythonRunner:
         self._with_packages.close()
 
 
-def open_runner(num_slots: int = 2) -> PythonRunner:
-    """A runner of Python programs. An assert test takes two slots, so there are at least two."""
-    return PythonRunner(max(num_slots, 2))
+class ProcessRunner:
+    """Python and the other languages."""
+
+    def __init__(self, num_slots: int) -> None:
+        self.python = PythonRunner(num_slots)
+        self.native = NativeRunner(num_slots)
+
+    def execute(self, request: Request) -> ExecutionResult:
+        """Never raises for anything the program does. Raises `CannotIsolate`, `LanguageUnavailable`."""
+        if not isinstance(request, ExecutionRequest) or request.language == "python":
+            return self.python.execute(request)
+        try:
+            return self.native.execute(request)
+        except RunnerLost as error:
+            return ExecutionResult(Status.SANDBOX_ERROR, detail=str(error))
+
+    def close(self) -> None:
+        self.python.close()
+        self.native.close()
+
+
+def open_runner(num_slots: int = 2) -> ProcessRunner:
+    """An assert test takes two slots, so there are at least two."""
+    return ProcessRunner(max(num_slots, 2))

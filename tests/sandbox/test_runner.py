@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from sandbox.errors import LanguageUnavailable
-from sandbox.pool import PythonRunner, open_runner
+from sandbox.pool import PythonRunner
 from sandbox.types import MIB, ExecutionRequest, ExecutionResult, Limits, Status
 
 LIMITS = Limits(cpu_time_s=0.5, wall_time_s=20, memory_bytes=256 * MIB, output_bytes=MIB)
@@ -13,7 +13,7 @@ LIMITS = Limits(cpu_time_s=0.5, wall_time_s=20, memory_bytes=256 * MIB, output_b
 
 @pytest.fixture(scope="module")
 def runner() -> Iterator[PythonRunner]:
-    runner = open_runner(num_slots=2)
+    runner = PythonRunner(2)
     yield runner
     runner.close()
 

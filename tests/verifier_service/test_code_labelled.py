@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sandbox.languages import available_languages
 from verifier_service.registry import parse_task
 from verifier_service.tools import WorkerTools
 from verifier_service.verify import verify
@@ -31,7 +32,7 @@ def labelled(folder: str) -> list[dict[str, Any]]:
 
 def reward(task: dict[str, Any], program: str, tools: WorkerTools) -> float | None:
     verifier, parsed = parse_task({"kind": "code", "time_limit_s": 15, "total_time_limit_s": 15, **task})
-    return verify(verifier, parsed, f"```python\n{program}\n```", tools).reward
+    return verify(verifier, parsed, f"```{parsed.language}\n{program}\n```", tools).reward
 
 
 def assert_task(row: dict[str, Any]) -> dict[str, Any]:
@@ -64,5 +65,23 @@ def test_call_tests_agree(tools: WorkerTools) -> None:
         task = {"entry_point": row["fn_name"], "tests": tests, "time_limit_s": 2, "scoring": "all"}
         paid = reward(task, row["solution"], tools)
         if (paid == 1.0) != row["label"]:
+            wrong.append(row["id"])
+    assert not wrong
+
+
+def test_verdicts_agree_with_contest_judges(tools: WorkerTools) -> None:
+    rows = [json.loads(line) for line in (LABELLED / "sandbox_verdicts" / "rows.jsonl").read_text().splitlines()]
+    wrong = []
+    for row in rows:
+        expected = {"accepted": 1.0, "partial": 0.5}.get(row["expected_dir"], 0.0)
+        # Python 2 is not among our languages; a time limit that is nobody's in particular decides nothing.
+        unfit = "_py2" in row["id"] or row["expected_dir"] == "accepted_if_slow_ok" or not row["tests"]
+        if unfit or row["language"] not in available_languages():
+            continue
+        tests = [{"stdin": test["input"], "stdout": test["output"]} for test in row["tests"]]
+        flags = (row["validator_flags"] or "").split()
+        tolerance = {"float_tolerance": float(flags[1])} if flags[:1] == ["float_tolerance"] else {}
+        task = {"language": row["language"], "tests": tests, "time_limit_s": row["time_limit_s"] or 1, **tolerance}
+        if reward(task, row["solution"], tools) != expected:
             wrong.append(row["id"])
     assert not wrong

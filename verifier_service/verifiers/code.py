@@ -69,7 +69,7 @@ class CodeVerifier:
         return CodeTask
 
     def info(self) -> Mapping[str, Any]:
-        return {"languages": dict(available_languages())}
+        return {"languages": list(available_languages())}
 
     def admit(self, task: CodeTask) -> None:
         _admit_language("language", task.language)

@@ -1,0 +1,161 @@
+"""Compiled and other languages: compile once a source, then run the result as often as there are tests.
+
+    source ──▶ compile (its own profile: the toolchain and the source, nothing else) ──▶ artefact, kept by hash
+    artefact ──▶ run (its own profile: the runtime, where there is one) ──▶ result
+
+The compiler reads a hostile text, so it is jailed like a program; what it made is held in memory and never on the host.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+import threading
+from collections import OrderedDict
+
+from sandbox.errors import LanguageUnavailable, RunnerLost
+from sandbox.languages import Toolchain, toolchains
+from sandbox.precompiled import include_folder
+from sandbox.profiles import Profile
+from sandbox.slots import Slots, result_of
+from sandbox.types import MIB, ExecutionRequest, ExecutionResult, Limits, Status
+from sandbox.warm import Launch
+
+COMPILE_DRIVER = "sandbox.native_child:compile_source"
+RUN_DRIVER = "sandbox.native_child:execute"
+COMPILE_LIMITS = Limits(cpu_time_s=30.0, memory_bytes=2048 * MIB, output_bytes=256 * MIB, disk_bytes=512 * MIB)
+CACHE_BYTES = 256 * MIB
+_MESSAGE_LINES, _MESSAGE_CHARS = 5, 1000
+# How the runtimes say that memory has run out. A program can talk itself into a failure here, never out of one.
+_OUT_OF_MEMORY = re.compile(
+    rb"std::bad_alloc|heap out of memory|java\.lang\.OutOfMemoryError|memory allocation of \d+ bytes failed"
+    rb"|[Cc]annot allocate memory|runtime: out of memory"
+)
+
+Compiled = bytes | ExecutionResult
+"""An artefact, or why there is none."""
+
+
+class NativeRunner:
+    """Runs programs of the languages that `toolchains` finds. Safe between threads."""
+
+    def __init__(self, num_slots: int) -> None:
+        self._num_slots = num_slots
+        self._slots: dict[Profile, Slots] = {}
+        self._compiled: OrderedDict[bytes, Compiled] = OrderedDict()
+        self._proven: set[str] = set()
+        self._lock = threading.Lock()
+
+    def execute(self, request: ExecutionRequest) -> ExecutionResult:
+        """Never raises for anything the program does. Raises `LanguageUnavailable`; `RunnerLost` where the toolchain
+        fails on a known-good program."""
+        toolchain = toolchains().get(request.language)
+        if toolchain is None:
+            raise LanguageUnavailable(request.language)
+        if toolchain.language not in self._proven:
+            self._prove(toolchain)
+        return self._execute(toolchain, request)
+
+    def _prove(self, toolchain: Toolchain) -> None:
+        result = self._execute(toolchain, ExecutionRequest(toolchain.canary, toolchain.language))
+        if result.stdout.strip() != b"canary":
+            said = result.detail or result.stderr.decode(errors="replace")[-_MESSAGE_CHARS:]
+            raise RunnerLost(f"{toolchain.language}: a known-good program fails: {result.status} {said}")
+        self._proven.add(toolchain.language)
+
+    def _execute(self, toolchain: Toolchain, request: ExecutionRequest) -> ExecutionResult:
+        source = request.source.encode("utf-8", "surrogatepass")
+        artefact = self._compile_once(toolchain, source) if toolchain.compile_command else source
+        if isinstance(artefact, ExecutionResult):
+            return artefact
+        limits = request.limits
+        runtime_bytes = toolchain.runtime_bytes or 0
+        memory_mb = max(1, limits.memory_bytes // MIB)
+        command = [word.format(memory_mb=memory_mb) for word in toolchain.run_command] or ["program"]
+        instructions = {
+            "command": [*command, *request.files],
+            "artefact_name": command[-1] if toolchain.run_command else None,
+            "files": list(request.files),
+            "memory_bytes": limits.memory_bytes + runtime_bytes,
+            "stack_bytes": toolchain.stack_bytes,
+            "data_only": toolchain.runtime_bytes is not None,
+            "environment": dict(toolchain.environment),
+        }
+        launch = Launch(
+            RUN_DRIVER,
+            stdin=request.stdin,
+            inputs=(artefact, json.dumps(instructions).encode(), *request.files.values()),
+            limits=dataclasses.replace(limits, memory_bytes=limits.memory_bytes + runtime_bytes),
+            may_exec=True,
+            may_fork=toolchain.may_fork,
+            data_only=toolchain.runtime_bytes is not None,
+        )
+        profile = Profile(
+            (), drivers=(RUN_DRIVER,), readable=toolchain.run_readable, executable=toolchain.run_executable
+        )
+        ended = self._slots_of(profile).run_fairly(launch)
+        if ended is None:
+            return ExecutionResult(Status.FORBIDDEN, detail="the program ends its runner")
+        result = result_of(ended, limits)
+        if result.status in (Status.NONZERO_EXIT, Status.SIGNALLED) and _OUT_OF_MEMORY.search(result.stderr[-4096:]):
+            return dataclasses.replace(result, status=Status.MEMORY_LIMIT)
+        return result
+
+    def _compile_once(self, toolchain: Toolchain, source: bytes) -> Compiled:
+        key = hashlib.sha256(f"{toolchain.language}:{toolchain.version}\0".encode() + source).digest()
+        with self._lock:
+            if key in self._compiled:
+                self._compiled.move_to_end(key)
+                return self._compiled[key]
+        made = self._compile(toolchain, source)
+        with self._lock:
+            self._compiled[key] = made
+            while sum(len(kept) for kept in self._compiled.values() if isinstance(kept, bytes)) > CACHE_BYTES:
+                self._compiled.popitem(last=False)
+        return made
+
+    def _compile(self, toolchain: Toolchain, source: bytes) -> Compiled:
+        command, readable = toolchain.compile_command, toolchain.compile_readable
+        if toolchain.language == "cpp" and (folder := include_folder(toolchain, self._make)):
+            command, readable = (*command, f"-I{folder}"), (*readable, str(folder))
+        return self._make(toolchain, command, readable, source, toolchain.source_name)
+
+    def _make(
+        self,
+        toolchain: Toolchain,
+        command: tuple[str, ...],
+        readable: tuple[str, ...],
+        source: bytes,
+        source_name: str,
+    ) -> Compiled:
+        environment = dict(toolchain.environment)
+        instructions = {"source_name": source_name, "command": command, "environment": environment}
+        launch = Launch(
+            COMPILE_DRIVER,
+            inputs=(source, json.dumps(instructions).encode()),
+            num_outputs=1,
+            limits=COMPILE_LIMITS,
+            may_exec=True,
+            may_fork=True,
+            data_only=toolchain.runtime_bytes is not None,
+        )
+        profile = Profile((), drivers=(COMPILE_DRIVER,), readable=readable, executable=toolchain.compile_executable)
+        ended = self._slots_of(profile).run_fairly(launch)
+        if ended is None:
+            return ExecutionResult(Status.COMPILE_ERROR, detail="the source ends the compiler's runner")
+        result = result_of(ended, COMPILE_LIMITS)
+        if result.status is Status.OK and ended.outputs[0]:
+            return ended.outputs[0]
+        said = "\n".join(result.stderr.decode(errors="replace").splitlines()[:_MESSAGE_LINES])[:_MESSAGE_CHARS]
+        why = "" if result.status is Status.NONZERO_EXIT else f"the compiler ended with {result.status}\n"
+        return ExecutionResult(Status.COMPILE_ERROR, stderr=result.stderr, detail=f"{why}{said}".strip())
+
+    def _slots_of(self, profile: Profile) -> Slots:
+        with self._lock:
+            if profile not in self._slots:
+                self._slots[profile] = Slots(profile, self._num_slots)
+            return self._slots[profile]
+
+    def close(self) -> None:
+        for slots in self._slots.values():
+            slots.close()
