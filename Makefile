@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test soak lint bench images compose-test k8s-test clean
+.PHONY: help setup demo test soak lint bench calibrate images compose-test k8s-test clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,9 @@ soak: lint ## the same tests at full size
 
 bench: $(STAMP) ## every benchmark whose numbers README quotes
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script; done
+
+calibrate: $(STAMP) ## docs/calibration.md from the labelled sets in ../shared/cases (or FOLDERS=...)
+	$(PY) -m scripts.calibrate $(FOLDERS)
 
 images: ## the two container images
 	docker compose --profile default build

@@ -15,7 +15,8 @@ _EXPLAINS = re.compile(
     r"|which|while|whereas|unlike|but)\b|不",
     re.IGNORECASE,
 )
-_OTHER_LETTER = re.compile(r"(?<![\w'.])[\[(]?(?P<letter>[A-Z])(?:[\])]|(?![\w'\]]))")
+# "A" before a word in lower case is an article, "I" a pronoun.
+_OTHER_LETTER = re.compile(r"(?<![\w'.])[\[(]?(?![AI] [a-z])(?P<letter>[A-Z])(?:[\])]|(?![\w'\]]))")
 
 
 SEVERAL = "several"
@@ -30,7 +31,7 @@ def letters(num_options: int | None) -> str:
 def chosen(answer: str, options: Sequence[str] | None) -> str | None:
     """The letter an answer chooses: "B", "(B)", "B. Paris", "Paris". `SEVERAL` where it hedges, None where it chooses
     nothing at all."""
-    plain = _PREFIX.sub("", _MARKUP.sub(r"\1", canonical(answer)), count=1).strip(" .:,;")
+    plain = _PREFIX.sub("", _MARKUP.sub(r"\1", canonical(answer)), count=1).strip(" .:,;{}")
     by_text = _option_with(plain, options)
     if by_text is not None:
         return by_text

@@ -228,11 +228,13 @@ def _joined(gap: str, *, several: bool) -> bool:
 
 
 _MATH_SPAN = re.compile(
-    r"\$\$([^$]{1,2000})\$\$|\$([^$\n]{1,2000})\$|\\\(((?:[^\\]|\\[^()]){1,2000})\\\)|\\\[((?:[^\\]|\\[^\[\]]){1,2000})\\\]"
+    r"\$\$([^$]{1,2000})\$\$|\$([^$\n]{1,2000})\$|\\\(((?:[^\\]|\\[^()]){1,2000})\\\)"
+    r"|\\\[((?:[^\\]|\\[^\[\]]){1,2000})\\\]"
 )
 _PROSE = re.compile(r"(?<![\\\w{])[^\W\d_]{3,40}+ {1,4}+[^\W\d_]{2}")
 _NUMBER = re.compile(
-    r"(?<![\w.])[-+−]?(?:\d+ \d+/\d+|(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?(?:/\d+)?|\.\d+)(?: ?\\?%)?"
+    r"(?<![A-Za-z0-9_.])[-+−]?(?:\d+ \d+/\d+|(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?(?:/\d+)?|\.\d+)"
+    r"(?: ?\\?%)?"
 )
 
 
@@ -248,21 +250,50 @@ def _mathematics_in(content: str) -> str:
     return content
 
 
+def text_answer(text: str) -> str | None:
+    """A short text: boxed, tagged, stated, or the last line."""
+    answer = boxed_answer(text) or answer_tag(text) or stated_answer(text)
+    return answer or text.strip().rpartition("\n")[2].strip()[:MAX_STATED_CHARS] or None
+
+
 def any_answer(text: str, *, several: bool = False) -> str | None:
     """A boxed answer, else the last stated one: in answer tags, after "the answer is", in the last formula, or the
     last number."""
     answer = boxed_answer(text, several=several) or answer_tag(text) or stated_answer(text)
-    if answer:
-        return _mathematics_in(answer)
-    spans = deque(
-        (span for span in _MATH_SPAN.finditer(text) if not _PROSE.search(span[span.lastindex or 0])), maxlen=1
-    )
-    if spans:
-        return spans[0][spans[0].lastindex or 0].strip()
-    if len(text) <= MAX_STATED_CHARS and not _PROSE.search(text) and text.strip() and "\n" not in text.strip():
-        return text.strip()
+    if answer is None:
+        return _last_value(text)
+    answer = _mathematics_in(answer)
+    return (_last_value(answer) or answer) if _is_prose(answer) else answer
+
+
+def _is_prose(text: str) -> bool:
+    return bool(_PROSE.search(text) or _IDEOGRAPHS.search(text))
+
+
+def _last_value(text: str) -> str | None:
+    """The last formula or number of a text; a short text without prose as a whole."""
+    whole = text.strip()
+    if (
+        whole
+        and "\n" not in whole
+        and len(whole) <= MAX_STATED_CHARS
+        and not (_PROSE.search(whole) or _IDEOGRAPHS.search(whole))
+    ):
+        return whole
+    formulas = (span for span in _MATH_SPAN.finditer(text) if not _PROSE.search(span[span.lastindex or 0]))
+    spans = deque(formulas, maxlen=1)
     numbers = deque(_NUMBER.finditer(text), maxlen=1)
-    return numbers[0].group() if numbers else None
+    if spans and (not numbers or numbers[0].start() < spans[0].end()):
+        return spans[0][spans[0].lastindex or 0].strip()
+    if not numbers:
+        return None
+    # "5 or 6" names two numbers: it stays a hedge.
+    before = text[max(0, numbers[0].start() - 40) : numbers[0].start()]
+    return before + numbers[0].group() if _HEDGED_NUMBER.search(before) else numbers[0].group()
+
+
+_IDEOGRAPHS = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\u0600-\u06ff\u0900-\u097f]{2}")
+_HEDGED_NUMBER = re.compile(r"\d[^.\n]{0,20}(?:\b(?:or|maybe|perhaps|possibly)\b|[或/])[^.\n]{0,12}$", re.IGNORECASE)
 
 
 _CHOICE_TAG = re.compile(r"<(answer|choice)>([^<]{0,2000})</\1>", re.IGNORECASE)
@@ -271,7 +302,8 @@ _CHOICE_STATED = re.compile(
     r"(?:(?:\bis\b|:|=|：)[*_ ]{0,4}){1,2}(?:for sure |definitely |clearly |most likely |probably )?"
     r"|(?:答案|选择)(?:是|为|：|:)*"
     r"|\b(?:réponse|respuesta|antwort|risposta|resposta)\b[*_ ]{0,4}(?:est|es|ist|è|é|:)+|الإجابة:?"
-    r"|\b(?:i think|therefore|so|thus)(?: it'?s| it is)|\bmatches option)\s{0,4}(?P<said>[^\n]{1,300})",
+    r"|\b(?:i think|therefore|so|thus)(?: it'?s| it is)|\bmatches option"
+    r"|\b(?:settled? on|finali[sz]e|choose|go with|selects?|my choice is))\s{0,4}(?P<said>[^\n]{1,300})",
     re.IGNORECASE,
 )
 

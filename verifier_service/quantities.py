@@ -6,8 +6,10 @@ from fractions import Fraction
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from verifier_service.mathematics import value
 from verifier_service.mathematics.notation import TEXT_COMMAND
 from verifier_service.mathematics.number import parse_number
+from verifier_service.mathematics.syntax import Unreadable, read
 
 if TYPE_CHECKING:
     import pint
@@ -34,13 +36,15 @@ def _label(text: str) -> str:
     return " ".join(word.removesuffix("s") if len(word) > 3 else word for word in words)
 
 
-def convert(value: Fraction, unit: str, target: str) -> Fraction | None:
-    """`value` of `unit` in `target`; None where a unit is unknown or the dimensions differ."""
-    source, goal = parse_unit(unit), parse_unit(target)
-    if source is None or goal is None or source.dimensionality != goal.dimensionality:
-        return None
-    quantity = registry().Quantity(float(value), source).to(goal)
-    return Fraction(quantity.magnitude)
+def convert(amount: Fraction, unit: str, target: str) -> Fraction | None:
+    """`amount` of `unit` in `target`; None where a unit is unknown or the dimensions differ."""
+    goal = parse_unit(target)
+    # "J/mol·K" is written for J/(mol·K): what stands behind the first slash may be all denominator.
+    for text in (unit, re.sub(r"/([^/()]*[^/() ])$", r"/(\1)", unit)):
+        source = parse_unit(text)
+        if source is not None and goal is not None and source.dimensionality == goal.dimensionality:
+            return Fraction(registry().Quantity(float(amount), source).to(goal).magnitude)
+    return None
 
 
 @lru_cache(maxsize=4096)
@@ -93,18 +97,41 @@ def parse_quantity(text: str) -> Quantity | None:
     return Quantity(number.value, number.unit, number.decimals is None, number.percent)
 
 
+def evaluated_quantity(text: str) -> Quantity | None:
+    """As `parse_quantity`, and expressions without unknowns too: "10\\sqrt{93} \\text{ ft/s}", "x = 1 - 1/e"."""
+    plain = parse_quantity(text)
+    if plain is not None or len(text) > _MAX_EXPRESSION_CHARS or _UNEVALUATED.search(text):
+        return plain
+    match = _EXPRESSION_AND_UNIT.fullmatch(text)
+    assert match is not None
+    try:
+        node = read(match["value"])
+    except Unreadable:
+        return None
+    number = value.real_number(node.args[-1] if node.op == "rel" and str(node.value) == "=" else node)
+    return None if number is None else Quantity(number, (match["unit"] or "").strip(), exact=False)
+
+
+_MAX_EXPRESSION_CHARS = 300
+_EXPRESSION_AND_UNIT = re.compile(
+    r"(?P<value>.+?)(?P<unit>(?: *\\text ?\{(?:[^{}]|\{[^{}]*\})*\}[-^{}\d /*]*)+| +[A-Za-zµÅ][A-Za-zµ/^\d *-]*)?"
+)
+_UNEVALUATED = re.compile(r"!|\\(?:int|sum|prod|lim|binom)(?![a-z])")
+"""Operations that a question asks to carry out; functions of numbers may stand."""
+
+
 def same_quantity(gold: Quantity, answer: Quantity, *, rel_tol: float, abs_tol: float) -> bool:
     """Equal within the tolerance, in the gold's unit. A unit that only one side names is taken for granted."""
-    value: Fraction | None = answer.value
+    said: Fraction | None = answer.value
     if gold.unit and answer.unit and not same_label(gold.unit, answer.unit):
-        value = convert(answer.value, answer.unit, gold.unit)
-    if value is None:
+        said = convert(answer.value, answer.unit, gold.unit)
+    if said is None:
         return False
     if answer.percent and not gold.percent and abs(gold.value) < 1:
-        value /= 100
+        said /= 100
     allowed = max(Fraction(rel_tol) * abs(gold.value), Fraction(abs_tol), abs(gold.value) * _CONVERSION_ERROR)
-    near = abs(value - gold.value) <= allowed
-    return near or (gold.percent and not answer.percent and abs(value * 100 - gold.value) <= allowed)
+    near = abs(said - gold.value) <= allowed
+    return near or (gold.percent and not answer.percent and abs(said * 100 - gold.value) <= allowed)
 
 
 _CONVERSION_ERROR = Fraction(1, 10**9)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
 
-from verifier_service import quantities
+from verifier_service import choices, quantities
 from verifier_service.mathematics import structure
 from verifier_service.mathematics.notation import TEXT_COMMAND, canonical
 from verifier_service.mathematics.number import Number, parse_number
@@ -58,8 +58,12 @@ class Reading:
     @cached_property
     def node(self) -> Node | None:
         """What it is for our own parser, None where that cannot read it."""
+        return self._read(thousands=True)
+
+    def _read(self, *, thousands: bool) -> Node | None:
+        builder = _SET_BUILDER.fullmatch(self.text)
         try:
-            return structure.expand(read(self.text))
+            return structure.expand(read(builder[1] if builder else self.text, thousands=thousands))
         except Unreadable:
             return None
 
@@ -77,16 +81,15 @@ class Reading:
     @cached_property
     def separated(self) -> Node | None:
         """As `node`, with "1,234" read as two elements."""
-        try:
-            return structure.expand(read(self.text, thousands=False))
-        except Unreadable:
-            return None
+        return self._read(thousands=False)
 
     @cached_property
     def operations(self) -> frozenset[str]:
         return frozenset(match.lastgroup or "" for match in _OPERATIONS.finditer(self.text))
 
 
+# {x | x > 2} and {x in R : x > 2} are what stands behind the bar.
+_SET_BUILDER = re.compile(r"\\\{ ?[A-Za-z] ?(?:\\in ?\\mathbb ?\{ ?R ?\} ?)?[|:](.+)\\\}")
 _IDLE_SPACE = re.compile(r"(?<!\d) +| +(?!\d| )")
 
 # What a problem asks to be carried out. An answer that still contains it restates the problem.
@@ -122,6 +125,8 @@ def decide(gold: Reading, answer_text: str) -> Decision:
         return EXACT
     if not answer.text:
         return DIFFERENT
+    if gold.text in choices.letters(None) and (len(answer.text) == 1 or _OPTION.match(answer.text)):
+        return EXACT if choices.chosen(answer.text, None) == gold.text else DIFFERENT
     words = _compare_words(gold, answer)
     if words is not None:
         return words
@@ -132,6 +137,7 @@ def decide(gold: Reading, answer_text: str) -> Decision:
     return _compare_structure(gold, answer)
 
 
+_OPTION = re.compile(r"\(?[A-J](?:\)|[.:])")
 MAX_ANSWER_CHARS = 20_000
 """Longer answers are compared as text only."""
 
@@ -195,9 +201,7 @@ def as_words(text: str) -> str | None:
     if not _WORDS.fullmatch(plain):
         return None
     lowered = plain.lower()
-    is_word = (
-        marked or " " in plain or (len(plain) > 2 and bool(re.search("[aeiouy]", lowered[1:]))) or not plain.isascii()
-    )
+    is_word = marked or " " in plain or (len(plain) > 2 and bool(re.search("[aeiouy]", lowered))) or not plain.isascii()
     if not is_word or lowered in _MATHEMATICAL_WORDS or (plain.isupper() and " " not in plain and not marked):
         return None
     return lowered
@@ -210,6 +214,8 @@ def _compare_structure(gold: Reading, answer: Reading) -> Decision:
     gold_node = gold.node
     if gold_node is None:
         return UNDECIDED if _may_be_judged(gold, answer) else DIFFERENT
+    if answer.node is None or answer.operations - gold.operations:
+        answer = _end_of_chain(answer) if gold_node.op != "rel" else answer
     if answer.operations - gold.operations and structure.is_constant(gold_node):
         return RESTATED
     answer_node = answer.node
@@ -229,6 +235,22 @@ def _compare_structure(gold: Reading, answer: Reading) -> Decision:
     return EQUIVALENT if equal else DIFFERENT
 
 
+def _end_of_chain(answer: Reading) -> Reading:
+    """The last part of "operation = value": what precedes it was carried out, and cannot be read (or is the question).
+
+    The parts that can be read must agree, else the answer stays whole.
+    """
+    parts = _EQUALS.split(answer.text)
+    if len(parts) == 1 or "," in answer.text or any(part.count("{") != part.count("}") for part in parts):
+        return answer
+    nodes = [Reading(part.strip()).node for part in parts if not Reading(part).operations]
+    known = tuple(node for node in nodes if node is not None)
+    if len(known) > 1 and not structure.is_consistent(Node("rel", known, ",".join("=" * (len(known) - 1)))):
+        return answer
+    return Reading(parts[-1].strip())
+
+
+_EQUALS = re.compile(r"(?<![<>!=])=(?!=)")
 _ALTERNATIVES = re.compile(r"\bor\b|\\text ?\{[^{}]*\bor\b|或|\\vee|\\lor", re.IGNORECASE)
 
 

@@ -97,6 +97,10 @@ _RENAMED: tuple[tuple[str, str], ...] = (
     ("land", ","),
     ("lor", r"\text{ or }"),
     ("imath", "i"),
+    ("langle", "("),
+    ("rangle", ")"),
+    ("overline vec hat bar overrightarrow widehat", ""),
+    ("sim simeq doteq", r"\approx"),
     ("varepsilon", r"\epsilon"),
     ("varphi", r"\phi"),
     ("vartheta", r"\theta"),
@@ -124,6 +128,16 @@ def _latex(match: re.Match[str]) -> str:
     return "," if token[0] in ",{" else " " if token == "~" else ""
 
 
+_REPEATING = re.compile(r"(\d{0,12})\.(\d{0,12})\\(?:overline|bar|dot) ?\{? ?(\d{1,12}) ?\}?")
+
+
+def _repeating(match: re.Match[str]) -> str:
+    """A repeating decimal as the fraction it is: "0.1\\overline{6}" -> "\\frac{15}{90}"."""
+    whole, start, period = match.groups()
+    nines = int("9" * len(period) + "0" * len(start))
+    return rf"\frac{{{int(whole + start + period) - int((whole + start) or 0)}}}{{{nines}}}"
+
+
 def canonical(text: str) -> str:
     """`text` with unicode, LaTeX layout and white space in one spelling. Linear time.
 
@@ -137,7 +151,7 @@ def canonical(text: str) -> str:
     if "\\" in text or "$" in text or "~" in text or "{,}" in text:
         if "\\\\" in text and r"\begin" not in text:
             text = _DOUBLED.sub(r"\\", text)
-        text = _LATEX.sub(_latex, text)
+        text = _LATEX.sub(_latex, _REPEATING.sub(_repeating, text))
     if "  " in text:
         text = _SPACES.sub(" ", text)
-    return text.lstrip(" *:`").rstrip(" *.,;:`")
+    return text.lstrip(" *:`").removeprefix(r"\approx").lstrip(" ").rstrip(" *.,;:`\\")

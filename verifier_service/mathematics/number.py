@@ -52,6 +52,9 @@ _PERCENT = re.compile(
 
 def parse_number(text: str) -> Number | None:
     """The number that `text` (canonical) is as a whole, with its unit; None where it is anything else."""
+    if text[:1].isalpha():
+        word = _WORD.match(text)
+        text = f"{_WORDS[word[1].lower()]}{text[word.end() :]}" if word else text
     match = _NUMBER.fullmatch(text) if len(text) <= MAX_DIGITS + 200 else None
     if match is None:
         return None
@@ -65,6 +68,12 @@ def parse_number(text: str) -> Number | None:
     mantissa = groups["mantissa"].replace(",", "").replace(" ", "")
     return _finish(match, Fraction(mantissa + "0" if mantissa.endswith(".") else mantissa), mantissa)
 
+
+_WORDS = {
+    word: value
+    for value, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
+}
+_WORD = re.compile(rf"({'|'.join(_WORDS)})(?![a-z-])", re.IGNORECASE)
 
 _FRACTION_GROUPS = (
     ("mixed_top", ("mixed_bottom",)),

@@ -16,13 +16,28 @@ _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
 
 def expand(node: Node) -> Node:
-    """`node` with a plus-minus written out as both of its values."""
-    signs = _signs(node)
-    if not signs:
+    """`node` with a plus-minus written out as both of its values, the real line as an interval, and without what an
+    exact value is said to be about."""
+    node = _plain(node)
+    if not _signs(node):
         return node
     if node.op == "list":
-        return Node("list", tuple(part for arg in node.args for part in _listed(expand(arg))))
-    return Node("list", (_with_sign(node, "add"), _with_sign(node, "neg")))
+        return Node("list", tuple(part for arg in node.args for part in _listed(expand(arg))), node.value)
+    return Node("list", (_with_sign(node, "add"), _with_sign(node, "neg")), ",")
+
+
+def _plain(node: Node) -> Node:
+    if node.op == "sym" and node.value == r"\mathbbR":
+        return Node("group", (_MINUS_INFINITY, _INFINITY), "()")
+    if node.op in ("list", "group", "union"):
+        return Node(node.op, tuple(_plain(arg) for arg in node.args), node.value)
+    if node.op != "rel" or "~" not in str(node.value):
+        return node
+    operators = str(node.value).split(",")
+    cut = operators.index("~")
+    if cut == 0 and _is_label(node.args[0]):
+        return Node("rel", node.args[:2], "=")
+    return Node("rel", node.args[: cut + 1], ",".join(operators[:cut])) if cut else node.args[0]
 
 
 def _listed(node: Node) -> tuple[Node, ...]:
@@ -168,7 +183,9 @@ def _solution_set(node: Node) -> Node | None:
     if node.op == "list":
         parts = [_solution_set(arg) for arg in node.args]
         known = [part for part in parts if part is not None]
-        return Node("union", tuple(known)) if len(known) == len(parts) else None
+        if len(known) < len(parts) or node.value == ",":
+            return None
+        return Node("union", tuple(known)) if node.value == "or" else _intersection(known)
     if node.op != "rel":
         return None
     operators = str(node.value).split(",")
@@ -179,6 +196,15 @@ def _solution_set(node: Node) -> Node | None:
         hole = node.args[1 - unknown[0]]
         return Node("union", (_interval(_MINUS_INFINITY, hole, "()"), _interval(hole, _INFINITY, "()")))
     return _interval_of(node.args, operators, unknown[0])
+
+
+def _intersection(intervals: list[Node]) -> Node | None:
+    """Of a half-line to the right and one to the left; anything else is left to the second judge."""
+    lower = [one for one in intervals if one.op == "group" and _infinity(one.args[1]) > 0]
+    upper = [one for one in intervals if one.op == "group" and _infinity(one.args[0]) < 0]
+    if len(intervals) != 2 or len(lower) != 1 or len(upper) != 1:
+        return None
+    return _interval(lower[0].args[0], upper[0].args[1], str(lower[0].value)[0] + str(upper[0].value)[1])
 
 
 def _interval_of(args: tuple[Node, ...], operators: list[str], unknown: int) -> Node | None:

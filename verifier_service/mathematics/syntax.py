@@ -25,8 +25,9 @@ class TooComplex(Unreadable):
 class Node:
     """One node of an answer.
 
-    num (value), sym (name), const (pi, e, i, inf), text; add, mul, div, pow, neg, pm, deg, call (name);
-    group (brackets, as "(]"), list (bare, unordered), union, rel (operators, comma-joined), ratio, matrix of rows.
+    num (value), sym (name), const (pi, e, i, inf); add, mul, div, pow, neg, pm, deg, call (name);
+    group (its brackets, as "(]"), list (bare, unordered; joined by ",", "and" or "or"), union, ratio, matrix of rows,
+    rel (its operators, joined by commas).
     """
 
     op: str
@@ -46,7 +47,7 @@ _GREEK = frozenset(
     " Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar".split()
 )
 _RELATIONS = {mark: mark for mark in ("=", "<", ">", "<=", ">=", "!=")}
-_RELATIONS |= {r"\le": "<=", r"\ge": ">=", r"\ne": "!=", r"\in": "in"}
+_RELATIONS |= {r"\approx": "~", r"\le": "<=", r"\ge": ">=", r"\ne": "!=", r"\in": "in"}
 _SPLITTERS = frozenset({"and", "or", r"\wedge", r"\vee"})
 _CLOSING = {"(": ")]", "[": "])", r"\{": r"\}"}
 
@@ -89,6 +90,8 @@ def _text_tokens(inside: str) -> list[_Token]:
         return [_Token("mark", content.lower())]
     if len(content) == 1 and content.isalpha():
         return [_Token("symbol", content)]
+    if content == ":":
+        return [_Token("mark", ":")]
     if content in FUNCTIONS:
         return [_Token("function", content)]
     if not content:
@@ -147,19 +150,20 @@ class _Parser:
 
     def items(self, end: str | None) -> Node:
         """Relations joined by commas, semicolons, "and" or "or", up to `end`."""
-        found, semicolons = [], []
+        found, joints = [], set()
         while True:
             found.append(self._relation())
             separated = False
             while self._text in (",", ";", "and", "or"):
-                semicolons.append(self._text == ";")
+                joints.add(self._text)
                 self._at += 1
                 separated = True
             if not separated or (self._tokens[self._at].kind == "end"):
                 break
         if end is None and self._tokens[self._at].kind != "end":
             raise Unreadable(f"unexpected {self._tokens[self._at].text!r}")
-        return found[0] if len(found) == 1 else Node("list", tuple(found))
+        joint = next((word for word in ("and", "or") if word in joints), ",")
+        return found[0] if len(found) == 1 else Node("list", tuple(found), joint)
 
     def _relation(self) -> Node:
         parts, operators = [self._union()], []
@@ -455,6 +459,8 @@ _PRIMARY_COMMANDS = (
 
 
 def _number(text: str) -> Node:
+    if len(text) >= 12 and text.startswith(("2.7182818284", "3.1415926535")):
+        return Node("const", value="e" if text[0] == "2" else "pi")  # written out to the machine's precision
     value = Fraction(text)
     digits = len(text.partition("e")[0].replace(".", "").lstrip("0")) if "." in text else 0
     return Node("num", value=value, digits=digits)

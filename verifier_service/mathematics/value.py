@@ -1,8 +1,8 @@
 """Whether two scalar expressions have the same value: exactly where they are rational, else at sample points.
 
-Constants are compared once, expressions with symbols at several points, first in double precision (which bounds every
-intermediate value and settles most differences), then to 60 digits. Two different elementary expressions agree at
-random points to 45 digits only by a freak; the probability argument is Schwartz (1980) and Zippel (1979).
+Constants are compared once, expressions with symbols at several points: first in double precision, which settles most
+differences, then to 60 digits; in both, every intermediate value is bounded. Two different elementary expressions agree
+at random points to 45 digits only by a freak; the probability argument is Schwartz (1980) and Zippel (1979).
 """
 
 import cmath
@@ -23,9 +23,12 @@ _PRECISE = mpmath.MPContext()
 _PRECISE.dps = 60
 _SAME = _PRECISE.mpf("1e-45")
 _CLEARLY_DIFFERENT = 1e-4
-_MAX_MAGNITUDE = 1e60
-_NUM_POINTS = 6
-_NUM_POSITIVE_POINTS = 3
+_MAX_ROUGH = 1e60
+_MAX_PRECISE_BITS = 20_000
+"""Magnitude of what is computed with, about 10^6000. A power of such numbers still costs milliseconds."""
+
+_NUM_POINTS = 8
+_NUM_POSITIVE_POINTS = 4
 
 
 class NoValue(Exception):
@@ -86,22 +89,39 @@ def same(gold: Node, answer: Node) -> bool | None:
             return False if _is_too_large(answer) and not _is_too_large(gold) else None
         return _near(*values, _SAME) or _rounds_to(gold, answer, *values)
     tolerance = max(_SAME, min(_PRECISE.mpf("1e-5"), 1.5 * (_slack(gold) + _slack(answer))))
+    complex_valued = _has_imaginary(gold) or _has_imaginary(answer)
     compared = 0
     for point in range(_NUM_POINTS):
         values = _values(gold, answer, point)
-        if values is None or (point >= _NUM_POSITIVE_POINTS and not all(_is_real(value) for value in values)):
+        if values is None:
             continue
         if not _near(*values, tolerance):
+            if not complex_valued and not all(_is_real(value) for value in values):
+                continue  # outside the domain of real functions: ln(ab) and ln(a) + ln(b) for two negative numbers
             return False
         compared += 1
-    return True if compared >= 2 else None
+    if compared >= 2:
+        return True
+    return False if _is_too_large(answer) and not _is_too_large(gold) else None
+
+
+def real_number(node: Node) -> Fraction | None:
+    """The value of an expression without symbols, where it is real."""
+    known = exact(node)
+    if known is not None or not is_scalar(node) or symbols(node):
+        return known
+    try:
+        found = evaluate(node, 0, _Rough)
+    except (NoValue, ArithmeticError, ValueError, TypeError):
+        return None
+    return Fraction(found.real) if _is_real(found) else None
 
 
 def proportional(gold: Node, answer: Node) -> float | None:
     """The constant ratio answer/gold of two expressions, None where there is none (or it cannot be told)."""
     ratios = []
     for point in range(_NUM_POINTS):
-        values = _values(gold, answer, point)
+        values = _precise_values(gold, answer, point)
         if values is not None and abs(values[0]) > 1e-12:
             ratios.append(values[1] / values[0])
     if len(ratios) < 3 or abs(ratios[0]) < 1e-12 or not _is_real(ratios[0]):
@@ -115,6 +135,15 @@ def _values(gold: Node, answer: Node, point: int) -> tuple[Scalar, Scalar] | Non
         rough = evaluate(gold, point, _Rough), evaluate(answer, point, _Rough)
         if not _near(*rough, _CLEARLY_DIFFERENT) and max(map(abs, rough)) > 1e-9:
             return rough
+    except (TooLarge, OverflowError):
+        pass  # for double precision; the second pass reaches further
+    except (NoValue, ArithmeticError, ValueError, TypeError):
+        return None
+    return _precise_values(gold, answer, point)
+
+
+def _precise_values(gold: Node, answer: Node, point: int) -> tuple[Scalar, Scalar] | None:
+    try:
         return evaluate(gold, point, _Precise), evaluate(answer, point, _Precise)
     except (NoValue, ArithmeticError, ValueError, TypeError):
         return None
@@ -122,7 +151,7 @@ def _values(gold: Node, answer: Node, point: int) -> tuple[Scalar, Scalar] | Non
 
 def _is_too_large(node: Node) -> bool:
     try:
-        evaluate(node, 0, _Rough)
+        evaluate(node, 0, _Precise)
     except (TooLarge, OverflowError):
         return True
     except (NoValue, ArithmeticError, ValueError, TypeError):
@@ -137,6 +166,10 @@ def _near(left: Scalar, right: Scalar, tolerance: Scalar) -> bool:
 
 def _is_real(value: Scalar) -> bool:
     return bool(abs(value.imag) <= 1e-12 * max(abs(value), 1e-300))
+
+
+def _has_imaginary(node: Node) -> bool:
+    return (node.op == "const" and node.value == "i") or any(_has_imaginary(arg) for arg in node.args)
 
 
 def _slack(node: Node) -> float:
@@ -208,6 +241,10 @@ class _Rough:
     def power(base: Scalar, exponent: Scalar) -> Scalar:
         return base**exponent
 
+    @staticmethod
+    def is_too_large(value: Scalar) -> bool:
+        return not abs(value) < _MAX_ROUGH
+
 
 class _Precise:
     functions: Any = _PRECISE
@@ -223,6 +260,10 @@ class _Precise:
     @staticmethod
     def power(base: Scalar, exponent: Scalar) -> Scalar:
         return _PRECISE.power(base, exponent)
+
+    @staticmethod
+    def is_too_large(value: Scalar) -> bool:
+        return bool(value != 0 and not abs(_PRECISE.mag(value)) < _MAX_PRECISE_BITS)
 
 
 def evaluate(node: Node, point: int, arithmetic: type[_Rough] | type[_Precise]) -> Scalar:
@@ -243,7 +284,7 @@ def evaluate(node: Node, point: int, arithmetic: type[_Rough] | type[_Precise]) 
         value = _OPERATIONS[op](args, arithmetic) if op in _OPERATIONS else None
     if value is None:
         raise NoValue
-    if not abs(value) < _MAX_MAGNITUDE:
+    if arithmetic.is_too_large(value):
         raise TooLarge
     # Adding zero turns a negative zero into a positive one, so that -1 lies on one side of the branch cuts.
     return value + 0j if isinstance(value, complex) else value

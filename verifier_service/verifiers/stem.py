@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from verifier_service import choices, extraction, quantities
+from verifier_service import chemistry, choices, extraction, quantities
 from verifier_service.errors import TaskRefused
 from verifier_service.mathematics.equivalence import Reading, reading
 from verifier_service.mathematics.notation import TEXT_COMMAND
@@ -29,6 +29,8 @@ class StemVerifier:
         "quantity": "the same quantity within the tolerance",
         "other_quantity": "another number, another dimension, or no number",
         "text": "the same text",
+        "formula": "the same substance or reaction",
+        "other_formula": "another substance, charge, state or reaction",
     }
 
     @property
@@ -44,6 +46,9 @@ class StemVerifier:
             elif kind == "number":
                 if quantities.parse_quantity(gold_reading(gold).text) is None:
                     raise TaskRefused("ground_truth", f"{gold!r} is no number")
+            elif kind == "formula":
+                if chemistry.same_chemistry(gold, gold) is None:
+                    raise TaskRefused("ground_truth", f"{gold!r} is no chemical formula")
             else:
                 refuse_unusable(gold)
 
@@ -53,6 +58,8 @@ class StemVerifier:
             return next((phrase for phrase in phrases if choices.chosen(phrase, task.choices)), None) or next(
                 iter(phrases), None
             )
+        if answer_type(task) == "text":
+            return extraction.text_answer(text)
         several = any(mark in gold for gold in task.golds for mark in (",", ";", " and "))
         return extraction.any_answer(text, several=several) or None
 
@@ -65,6 +72,9 @@ class StemVerifier:
             return _judge_number(task, golds, answer)
         if kind == "text":
             return _judge_text(golds, answer)
+        if kind == "formula":
+            same = any(chemistry.same_chemistry(gold.text, answer) for gold in golds)
+            return Judgement(1.0, "formula") if same else Judgement(0.0, "other_formula")
         return judge_expression(golds, answer, tools)
 
     def info(self) -> Mapping[str, Any]:
@@ -82,6 +92,8 @@ def answer_type(task: StemTask) -> str:
         return "choice"
     if quantities.parse_quantity(gold.text) is not None:
         return "number"
+    if chemistry.is_chemistry(gold.text):
+        return "formula"
     return "text" if gold.words is not None else "expression"
 
 
@@ -94,7 +106,7 @@ def _judge_choice(task: StemTask, answer: str) -> Judgement:
 
 
 def _judge_number(task: StemTask, golds: list[Reading], answer: str) -> Judgement:
-    said = quantities.parse_quantity(reading(answer).text)
+    said = quantities.evaluated_quantity(reading(answer).text)
     for gold in golds:
         wanted = quantities.parse_quantity(gold.text)
         if said is None or wanted is None:

@@ -1,0 +1,226 @@
+"""Chemical formulae and equations: order of the species, charge, state of matter, mhchem and plain notation.
+
+read_species("SO4^2-")          -> Species(composition {S: 1, O: 4}, charge -2)
+read_equation("2H2 + O2 -> 2H2O") -> Equation(({H2: 2, O2: 1}, {H2O: 2}))
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+from verifier_service.mathematics.notation import TEXT_COMMAND, canonical
+
+ELEMENTS = frozenset(
+    (
+        "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr "
+        "Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir "
+        "Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh "
+        "Fl Mc Lv Ts Og D e "
+    ).split()
+)
+"""Symbols of the elements, with deuterium and the electron."""
+
+MAX_CHARS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Species:
+    """One substance: its atoms in the order written, its charge, and its state where one is given."""
+
+    atoms: tuple[tuple[str, int], ...]
+    charge: int = 0
+    state: str = ""
+    isotopes: tuple[str, ...] = ()
+
+    @property
+    def composition(self) -> Counter[str]:
+        total: Counter[str] = Counter()
+        for element, count in self.atoms:
+            total[element] += count
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Equation:
+    """The two sides of a reaction, each a list of coefficient and species."""
+
+    sides: tuple[tuple[tuple[Fraction, Species], ...], ...]
+
+
+_MARKUP = re.compile(r"\\ce ?|\\(?:left|right)(?![a-z])|\\text ?|[${}~]|\\[,;: ]")
+_ARROW = re.compile(
+    r" *(?:<?-+>|<=+>|=+>?|→|⟶|⇌|⇋|↔|\\(?:long)?(?:left)?rightarrow|\\(?:left)?rightleftharpoons|\\to(?![a-z])"
+    r"|\\xrightarrow ?(?:\[[^\]]*\])? ?\{[^{}]*\}) *"
+)
+_STATE = re.compile(r"[_ ]*\((s|l|g|aq)\)(?:\\downarrow|\\uparrow|[↑↓])?$")
+_CHARGE = re.compile(r"\^ ?(?P<count>\d*)(?P<sign>[+-])(?P<late>\d*)$|(?P<bare>[+-])$")
+# "Fe3+" is an ion of one atom, "SO42-" one of charge two: the digit at the sign belongs to the charge.
+_LATE_CHARGE = re.compile(r"^([A-Z][a-z]?|.*[A-Za-z)\]]_?\d)(\d)([+-])$")
+_COEFFICIENT = re.compile(r"(?:(?P<fraction>\d+ ?/ ?\d+|\\frac ?\d ?\d|\d+(?:\.\d+)?) *)?(?P<rest>.*)")
+_ISOTOPE = re.compile(r"^\^ ?(\d{1,3}) ?(?:_ ?\d{1,3})?")
+_PART = re.compile(
+    r"(?P<element>[A-Z][a-z]?|e(?![a-z]))_? ?(?P<count>\d{0,4})|(?P<open>[(\[])|[)\]]_? ?(?P<times>\d{0,4})"
+)
+
+
+def _plain(text: str) -> str:
+    text = TEXT_COMMAND.sub(r"\1", canonical(text))
+    return _MARKUP.sub(
+        lambda match: " " if match.group().startswith("\\") and match.group()[1] in ",;: " else "", text
+    ).strip()
+
+
+@lru_cache(maxsize=2048)
+def read_species(text: str) -> Species | None:
+    """The substance that a text is, None where it is none. Linear time."""
+    if len(text) > MAX_CHARS:
+        return None
+    plain = _plain(text).replace(" ", "")
+    state = _STATE.search(plain)
+    if state:
+        plain = plain[: state.start()]
+    isotope = _ISOTOPE.match(plain)
+    if isotope:
+        plain = plain[isotope.end() :]
+    plain = _LATE_CHARGE.sub(r"\1^\2\3", plain)
+    charge = _CHARGE.search(plain)
+    value = 0
+    if charge:
+        plain = plain[: charge.start()]
+        sign = charge["sign"] or charge["bare"]
+        value = int(charge["count"] or charge["late"] or 1) * (1 if sign == "+" else -1)
+    atoms: list[tuple[str, int]] = []
+    for part in re.split(r"[*.]", plain):
+        found = _atoms(part)
+        if found is None:
+            return None
+        atoms += found
+    return Species(tuple(atoms), value, state[1] if state else "", (isotope[1],) if isotope else ())
+
+
+def _atoms(text: str) -> list[tuple[str, int]] | None:
+    """The atoms of one formula unit ("5H2O" of a hydrate among them); None where a token is no element."""
+    coefficient = re.match(r"\d{0,3}", text)
+    assert coefficient is not None
+    position = coefficient.end()
+    stack: list[list[tuple[str, int]]] = [[]]
+    while position < len(text):
+        match = _PART.match(text, position)
+        if match is None:
+            return None
+        position = match.end()
+        if match["element"]:
+            if match["element"] not in ELEMENTS:
+                return None
+            stack[-1].append((match["element"], int(match["count"] or 1)))
+        elif match["open"]:
+            stack.append([])
+        else:
+            if len(stack) < 2:
+                return None
+            times = int(match["times"] or 1)
+            group = stack.pop()
+            stack[-1] += [(element, count * times) for element, count in group]
+    times = int(coefficient.group() or 1)
+    return [(element, count * times) for element, count in stack[0]] if len(stack) == 1 and stack[0] else None
+
+
+@lru_cache(maxsize=2048)
+def read_equation(text: str) -> Equation | None:
+    """The reaction that a text is, None where it is none."""
+    if len(text) > MAX_CHARS:
+        return None
+    sides = _ARROW.split(_plain(text))
+    if len(sides) != 2:
+        return None
+    read = tuple(_side(side) for side in sides)
+    return Equation(tuple(side for side in read if side is not None)) if None not in read else None
+
+
+def _side(text: str) -> tuple[tuple[Fraction, Species], ...] | None:
+    terms = []
+    # A plus sign between species stands free or before the next one; that of a charge ends a species.
+    separator = r" +\+ +" if " + " in text else r"\+(?=\d*[A-Z(\[])"
+    for term in re.split(separator, text):
+        match = _COEFFICIENT.fullmatch(term.strip())
+        species = read_species(match["rest"]) if match else None
+        if match is None or species is None:
+            return None
+        terms.append((_coefficient(match["fraction"]), species))
+    return tuple(terms)
+
+
+def _coefficient(text: str | None) -> Fraction:
+    if not text:
+        return Fraction(1)
+    digits = re.findall(r"\d", text) if text.startswith("\\") else []
+    return Fraction(int(digits[0]), int(digits[1]) or 1) if digits else Fraction(text.replace(" ", ""))
+
+
+def same_species(one: Species, other: Species) -> bool:
+    """The same atoms and charge. A state, or an isotope, that only one side names is taken for granted.
+
+    Where an element occurs twice ("CH3OCH3", "CH3CH2OH") the order tells isomers apart, so it has to agree.
+    """
+    if one.charge != other.charge or (one.state and other.state and one.state != other.state):
+        return False
+    if one.isotopes and other.isotopes and one.isotopes != other.isotopes:
+        return False
+    if one.atoms == other.atoms:
+        return True
+    unordered = all(len({element for element, _ in side.atoms}) == len(side.atoms) for side in (one, other))
+    return unordered and one.composition == other.composition
+
+
+def same_equation(one: Equation, other: Equation) -> bool:
+    """The same species on each side in any order, with coefficients in the same proportion."""
+    factor: Fraction | None = None
+    for terms, others in zip(one.sides, other.sides, strict=True):
+        left = list(others)
+        for coefficient, species in terms:
+            found = next((term for term in left if same_species(species, term[1])), None)
+            if found is None:
+                return False
+            left.remove(found)
+            ratio = found[0] / coefficient if coefficient else Fraction(0)
+            if factor is not None and ratio != factor:
+                return False
+            factor = ratio
+        if left:
+            return False
+    return True
+
+
+_WORDS = frozenset("no in he as be at i is so on of os am us".split())
+
+
+def is_chemistry(text: str) -> bool:
+    """Whether a ground truth is a formula or an equation, rather than a word, a letter or a physical law."""
+    equation = read_equation(text)
+    if equation is not None:
+        return _counts(species for side in equation.sides for _, species in side)
+    species = read_species(text)
+    if species is None or _plain(text).lower() in _WORDS:
+        return False
+    return len(species.atoms) > 1 or species.charge != 0 or any(count > 1 for _, count in species.atoms)
+
+
+def _counts(species: Iterable[Species]) -> bool:
+    """At least one species shows a count or a charge: "F = B" is none, "2H2 + O2 = 2H2O" is a reaction."""
+    return any(one.charge or any(count > 1 for _, count in one.atoms) for one in species)
+
+
+def same_chemistry(gold: str, answer: str) -> bool | None:
+    """Whether an answer names the gold's substance or reaction; None where the gold is neither."""
+    gold_equation = read_equation(gold)
+    if gold_equation is not None:
+        equation = read_equation(answer)
+        return equation is not None and same_equation(gold_equation, equation)
+    gold_species = read_species(gold)
+    if gold_species is None:
+        return None
+    species = read_species(answer)
+    return species is not None and same_species(gold_species, species)
