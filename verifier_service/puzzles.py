@@ -1,4 +1,4 @@
-"""Reasoning Gym behind four functions: which data sets there are, an entry by index, an entry from JSON, a score.
+"""Reasoning Gym through JSON: which data sets there are, an entry by its index, a score.
 
     entry_at("chain_sum", seed=7, index=3, config={}) -> {"question": ..., "answer": ..., "metadata": ...}
     score({"dataset": "chain_sum", "config": {}, "entry": ..., "answer": "12", "mode": "library"}) -> {"score": 1.0}
@@ -22,6 +22,7 @@ from typing import Any, get_type_hints
 
 from verifier_service.answer_guard import EVALUATING, refusal
 from verifier_service.plotless import without_plotting
+from verifier_service.strict_scores import strict_score
 
 with without_plotting():
     from reasoning_gym.composite import DatasetSpec
@@ -37,6 +38,7 @@ SANDBOXED = EVALUATING | {
     "coin_flip",  # Fraction("1e999999999") builds the integer
     "propositional_logic",  # recursion on the answer's nesting, 2 ** (its variables) assignments
     "rubiks_cube",  # "R999999999" is expanded move by move
+    "rush_hour",  # "A+999999999" is driven square by square
 }
 
 LIBRARY_SIZE = 500
@@ -79,8 +81,21 @@ def scorer_of(name: str, config: Mapping[str, Any], entry: Mapping[str, Any]) ->
     return inner, dict(specs[0].get("config") or {}) if specs else {}
 
 
+def oracle(name: str, entry: Mapping[str, Any]) -> str | None:
+    """An answer that earns everything; None where the entry carries none (`boxnet`, `rush_hour`)."""
+    metadata = entry["metadata"]
+    if name == "propositional_logic":
+        return str(metadata["example_answer"])
+    if name == "rubiks_cube":
+        return str(metadata["example_correct_answer"])
+    if name == "graph_color":
+        return json.dumps(metadata["possible_answer"])
+    answer = entry["answer"]
+    return None if answer is None else str(answer)
+
+
 def score(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """{"dataset", "config", "entry", "answer"} -> {"score": float} or {"refused": reason}.
+    """{"dataset", "config", "entry", "answer", "mode"} -> {"score": float} or {"refused": reason}.
 
     Raises whatever the scorer raises on this answer.
     """
@@ -91,8 +106,10 @@ def score(payload: Mapping[str, Any]) -> dict[str, Any]:
         return {"refused": refused}
     dataset = _scoring_dataset(name, json.dumps(payload["config"], sort_keys=True))
     with _quiet():
-        points = float(dataset.score_answer(answer, entry))
-    return {"score": min(1.0, max(0.0, points))}
+        points = min(1.0, max(0.0, float(dataset.score_answer(answer, entry))))
+        if payload["mode"] == "strict":
+            points = strict_score(name, entry, answer, points)
+    return {"score": points}
 
 
 @contextlib.contextmanager

@@ -21,6 +21,10 @@ BUILT_IN: Mapping[str, str] = {
     "instruction": "verifier_service.verifiers.instruction:InstructionVerifier",
 }
 
+EXPLOITS_WITHSTOOD: Mapping[str, int] = {"math": 87, "code": 12, "stem": 32, "logic": 78, "instruction": 40}
+"""How many cheats the project's tests show each kind to withstand: the lines of `tests/verifier_service/exploits` (each
+with an honest twin that is paid) and the exploits among the `cases`."""
+
 
 def kinds() -> tuple[str, ...]:
     return (*BUILT_IN, *sorted(_plugged_in()))

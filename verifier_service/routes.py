@@ -16,7 +16,7 @@ from verifier_service.errors import TaskRefused
 from verifier_service.jobs import JobLost, RequestConflict
 from verifier_service.openapi import PROBLEMS, SAMPLE_EXAMPLE, SCORE_EXAMPLE, body_of, responses
 from verifier_service.problems import Refusal, bad_body, unreachable
-from verifier_service.registry import kinds, verifier_for
+from verifier_service.registry import EXPLOITS_WITHSTOOD, kinds, verifier_for
 from verifier_service.schemas import (
     FieldError,
     JobAccepted,
@@ -221,6 +221,7 @@ def _infos() -> Iterator[VerifierInfo]:
                 description=verifier.description,
                 task_schema=verifier.task_model.model_json_schema(),
                 reasons={**SHARED_REASONS, **verifier.reasons},
+                exploits_withstood=EXPLOITS_WITHSTOOD.get(kind, 0),
                 **verifier.info(),
             )
 

@@ -271,6 +271,8 @@ class VerifierInfo(Wire):
     """JSON Schema of the task."""
     reasons: dict[str, str]
     """Every reason this kind can give, with its meaning."""
+    exploits_withstood: int = 0
+    """Cheats of the project's test suite that this version is proven to pay no more than they deserve."""
 
 
 class VerifierList(Wire):

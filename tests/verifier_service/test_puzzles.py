@@ -15,7 +15,7 @@ NAMES = [name for name in puzzles.dataset_names() if name != "composite"]
 
 def scored(name: str, entry: dict[str, Any], answer: str, config: dict[str, Any] | None = None) -> float:
     """As the service asks: everything through JSON first."""
-    payload = {"dataset": name, "config": config or {}, "entry": entry, "answer": answer}
+    payload = {"dataset": name, "config": config or {}, "entry": entry, "answer": answer, "mode": "library"}
     return float(puzzles.score(json.loads(json.dumps(payload)))["score"])
 
 
