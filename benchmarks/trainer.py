@@ -1,6 +1,8 @@
-"""CPU seconds per trained completion and learning curves, next to trl's GRPOTrainer, in one run.
+"""The trainer measured: CPU and learning curves next to trl's GRPOTrainer, hidden reward time, overhead.
 
     python benchmarks/trainer.py compare --peer-python PEER_VENV/bin/python [--workload short|mixed] [--seeds 3]
+    python benchmarks/trainer.py hidden      # reward time not hidden behind generation, verifier as slow as it
+    python benchmarks/trainer.py overhead    # share of a step that checkpoints, proofs and metrics take
 
 The peer needs an environment with trl (1.16.0 was compared) and nothing of ours. Both sides get the same model folder,
 prompts, reward function, completions a step, optimizer steps a step, precision (float32) and number of threads (1);
@@ -17,6 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +29,22 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # in place of this folder, whose trainer.py would hide the package
 
+from verifier_service.schemas import (  # noqa: E402
+    Item,
+    Outcome,
+    SampledItem,
+    ScoredItem,
+    ScoreResponse,
+    Verdict,
+)
+
 
 @dataclass(frozen=True)
 class Workload:
     """What both sides train on."""
 
     warm_up_steps: int
-    """Supervised steps of the model before; 0 leaves it random, and completions of any length."""
+    """Supervised steps of the model before; 1 leaves it next to random, with completions of any length."""
     num_steps: int
     prompts_per_step: int
     group_size: int
@@ -43,7 +57,7 @@ class Workload:
 
 WORKLOADS = {
     "short": Workload(100, 60, 16, 16, 4, 16, 1.2, 2e-4, "exact"),
-    "mixed": Workload(0, 30, 4, 16, 2, 512, 1.0, 5e-4, "letters"),
+    "mixed": Workload(1, 30, 4, 16, 2, 512, 1.0, 5e-4, "letters"),
 }
 CLIP_LOW, CLIP_HIGH, KL_COEF = 0.2, 0.4, 1e-4
 LAST_STEPS = 20
@@ -87,76 +101,151 @@ class Meter:
         }
 
 
-def prepare(folder: Path, workload: Workload) -> None:
-    """The model, and the prompts with their answers, for both sides."""
+def spell_items() -> list[SampledItem]:
+    """The demo's task, as the service would sample it."""
     import reasoning_gym
-
-    from trainer.demo import make_demo_model
-    from trainer.run_config import DemoModelConfig
-    from trainer.types import Prompt
 
     data = reasoning_gym.create_dataset("spell_backward", seed=1, size=4000, min_word_len=3, max_word_len=7)
     entries = [{"question": e["question"], "answer": e["answer"], "metadata": {}} for e in data]
     tasks = [{"kind": "logic", "dataset": "spell_backward", "entry": entry} for entry in entries]
-    lines = [json.dumps({"prompt": t["entry"]["question"], "task": t}) + "\n" for t in tasks]
-    (folder / "prompts.jsonl").write_text("".join(lines))
+    return [SampledItem(prompt=task["entry"]["question"], task=task) for task in tasks]
+
+
+def prepare(folder: Path, workload: Workload) -> None:
+    """The model, and the prompts with their answers, for both sides."""
+    from trainer.demo import make_demo_model
+    from trainer.run_config import DemoModelConfig
+    from trainer.types import Prompt
+
+    items = spell_items()
+    (folder / "prompts.jsonl").write_text("".join(item.model_dump_json() + "\n" for item in items))
     prompts = [
-        Prompt(str(i), ({"role": "user", "content": task["entry"]["question"]},), task, "spell")
-        for i, task in enumerate(tasks)
+        Prompt(str(i), ({"role": "user", "content": str(item.prompt)},), item.task, "spell")
+        for i, item in enumerate(items)
     ]
     make_demo_model(prompts, DemoModelConfig(warm_up_steps=workload.warm_up_steps), folder / "model")
 
 
-def run_ours(folder: Path, workload: Workload, seed: int) -> dict[str, Any]:
-    """Our loop as it is, with a client that grades in this process instead of over HTTP."""
+class LocalClient:
+    """Grades in this process instead of over HTTP; `delay_s` is slept for every group."""
+
+    def __init__(self, grade: Callable[[str, str], float], meter: Meter | None = None, delay_s: float = 0.0) -> None:
+        self._grade, self._meter, self._delay_s = grade, meter, delay_s
+        self._steps: set[str] = set()
+
+    def score(self, items: Sequence[Item], *, deadline_s: float, request_id: str) -> ScoreResponse:
+        time.sleep(self._delay_s)
+        answer = items[0].task["entry"]["answer"]
+        rewards = [self._grade(completion, answer) for completion in items[0].completions]
+        if self._meter:
+            step = request_id.split("-")[-3]
+            if step not in self._steps:
+                self._steps.add(step)
+                self._meter.begin_step()
+            self._meter.rewards[-1] += rewards
+        return ScoreResponse(items=[ScoredItem(verdicts=[verdict(reward) for reward in rewards])])
+
+
+def verdict(reward: float) -> Verdict:
+    outcome = {0.0: Outcome.INCORRECT, 1.0: Outcome.CORRECT}.get(reward, Outcome.PARTIAL)
+    return Verdict(outcome=outcome, reward=reward, reason="graded", verifier="bench", verifier_version="1")
+
+
+def train_here(source: dict[str, Any], client: LocalClient) -> list[dict[str, Any]]:
+    """Our loop as it is; returns the metrics of all steps."""
     from rich.console import Console
 
     from trainer.progress import Progress
     from trainer.run_config import RunConfig
     from trainer.train import train
-    from verifier_service.schemas import Item, Outcome, ScoredItem, ScoreResponse, Verdict
 
-    grade, meter, steps = REWARDS[workload.reward], Meter(), set()
+    config = RunConfig.from_dict(source)
+    train(config, client, lambda _: spell_items(), Progress(Console(file=sys.stderr)))
+    return [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
 
-    def verdict(reward: float) -> Verdict:
-        outcome = {0.0: Outcome.INCORRECT, 1.0: Outcome.CORRECT}.get(reward, Outcome.PARTIAL)
-        return Verdict(outcome=outcome, reward=reward, reason="graded", verifier="bench", verifier_version="1")
 
-    class LocalClient:
-        def score(self, items: list[Item], *, deadline_s: float, request_id: str) -> ScoreResponse:
-            step = request_id.split("-")[-3]
-            if step not in steps:
-                steps.add(step)
-                meter.begin_step()
-            answer = items[0].task["entry"]["answer"]
-            rewards = [grade(completion, answer) for completion in items[0].completions]
-            meter.rewards[-1] += rewards
-            return ScoreResponse(items=[ScoredItem(verdicts=[verdict(reward) for reward in rewards])])
-
-    config = RunConfig.from_dict(
-        {
-            "run_dir": str(folder / f"ours-{seed}"),
-            "seed": seed,
-            "num_steps": workload.num_steps,
-            "prompts_per_step": workload.prompts_per_step,
-            "group_size": workload.group_size,
-            "updates_per_step": workload.updates_per_step,
-            "tokens_per_microbatch": 4096,
-            "model": {"path": str(folder / "model"), "num_threads": 1},
-            "sampling": {"temperature": workload.temperature, "max_tokens": workload.max_tokens},
-            "optimizer": {"learning_rate": workload.learning_rate},
-            "loss": {"clip_low": CLIP_LOW, "clip_high": CLIP_HIGH, "kl_coef": KL_COEF},
-            "filter": {"dynamic_sampling": False},
-            "reward": {"max_concurrency": 1},
-            "checkpoint": {"every_steps": workload.num_steps},
-            "data": {"sources": [{"name": "spell", "path": str(folder / "prompts.jsonl"), "count": 4000}]},
-        }
-    )
-    train(config, LocalClient(), lambda source: [], Progress(Console(file=sys.stderr)))
+def run_ours(folder: Path, workload: Workload, seed: int) -> dict[str, Any]:
+    meter = Meter()
+    source = {
+        "run_dir": str(folder / f"ours-{seed}"),
+        "seed": seed,
+        "num_steps": workload.num_steps,
+        "prompts_per_step": workload.prompts_per_step,
+        "group_size": workload.group_size,
+        "updates_per_step": workload.updates_per_step,
+        "tokens_per_microbatch": 4096,
+        "model": {"path": str(folder / "model"), "num_threads": 1},
+        "sampling": {"temperature": workload.temperature, "max_tokens": workload.max_tokens},
+        "optimizer": {"learning_rate": workload.learning_rate},
+        "loss": {"clip_low": CLIP_LOW, "clip_high": CLIP_HIGH, "kl_coef": KL_COEF},
+        "filter": {"dynamic_sampling": False},
+        "reward": {"max_concurrency": 1},
+        "checkpoint": {"every_steps": workload.num_steps},
+        "data": {"sources": [{"name": "spell", "path": str(folder / "prompts.jsonl"), "count": 4000}]},
+    }
+    train_here(source, LocalClient(REWARDS[workload.reward], meter))
     for path in sorted((folder / f"ours-{seed}" / "rollouts").iterdir()):
         groups = [json.loads(line) for line in path.read_text().splitlines()]
         meter.lengths += [rollout["num_tokens"] for group in groups for rollout in group["rollouts"]]
     return meter.result(workload)
+
+
+def demo_source(folder: Path, num_steps: int) -> dict[str, Any]:
+    """The demo's config without validation and reset."""
+    source = tomllib.loads((ROOT / "configs" / "demo.toml").read_text())
+    del source["validation"], source["reset"]
+    return source | {"run_dir": str(folder), "num_steps": num_steps}
+
+
+def hidden(num_steps: int) -> None:
+    """The demo with one grader that takes, for all groups of a round, as long as generating them."""
+    for settings in ({}, {"engine": {"max_rows": 64}}, {"engine": {"max_rows": 32}}, {"engine": {"max_rows": 16}}):
+        with tempfile.TemporaryDirectory() as temporary:
+            source = demo_source(Path(temporary) / "quick", num_steps) | settings | {"reward": {"max_concurrency": 1}}
+            quick = train_here(source, LocalClient(exact))
+            groups = sum(m["domains"]["spell_backward"]["num_completions"] for m in quick) / source["group_size"]
+            delay_s = sum(m["time_generate_s"] for m in quick) / groups
+            slow = train_here(source | {"run_dir": temporary + "/slow"}, LocalClient(exact, delay_s=delay_s))
+        busy, wait = (sum(m[name] for m in slow) for name in ("time_reward_busy_s", "time_reward_s"))
+        generate = sum(m["time_generate_s"] for m in slow)
+        tokens = sum(m["tokens_per_s"] * m["time_step_s"] for m in quick) / sum(m["time_generate_s"] for m in quick)
+        print(
+            f"{settings or 'demo as it is'}: generation {generate:.2f} s ({tokens:.0f} tokens/s), "
+            f"rewards {busy:.2f} s, of them hidden {1 - wait / busy:.1%}",
+            flush=True,
+        )
+
+
+def overhead(num_steps: int) -> None:
+    """The demo with every checkpoint, proof and metric timed where it is called."""
+    from trainer import metrics, run, train, weight_sync
+
+    spent: dict[str, float] = defaultdict(float)
+
+    def timed(owner: Any, name: str, label: str) -> None:
+        inner = getattr(owner, name)
+
+        def outer(*args: Any, **kwargs: Any) -> Any:
+            begun = time.monotonic()
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                spent[label] += time.monotonic() - begun
+
+        setattr(owner, name, outer)
+
+    timed(metrics.MetricsWriter, "write", "metrics")
+    timed(train, "step_metrics", "metrics")
+    timed(train, "write_rollouts", "rollouts")
+    timed(run.Checkpoints, "save", "checkpoints")
+    timed(weight_sync.Probe, "by_policy", "proofs")
+    timed(weight_sync.Probe, "by_engine", "proofs")
+    with tempfile.TemporaryDirectory() as temporary:
+        records = train_here(demo_source(Path(temporary) / "run", num_steps), LocalClient(exact))
+    total = sum(m["time_step_s"] for m in records) + spent["checkpoints"]
+    for label, seconds in sorted(spent.items()):
+        print(f"{label:<12} {seconds:6.3f} s  {seconds / total:6.2%} of all steps")
+    print(f"{'together':<12} {sum(spent.values()):6.3f} s  {sum(spent.values()) / total:6.2%} of {total:.1f} s")
 
 
 def peer_settings(folder: Path, workload: Workload, seed: int) -> dict[str, Any]:
@@ -265,7 +354,7 @@ def compare(name: str, workload: Workload, peer_python: str, num_seeds: int) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("compare", "ours", "peer"))
+    parser.add_argument("what", choices=("compare", "hidden", "overhead", "ours", "peer"))
     parser.add_argument("--workload", choices=WORKLOADS, default="short")
     parser.add_argument("--steps", type=int, help="training steps of a run")
     parser.add_argument("--seeds", type=int, default=3)
@@ -281,6 +370,9 @@ def main() -> None:
         if not arguments.peer_python:
             parser.error("compare needs --peer-python")
         compare(arguments.workload, workload, arguments.peer_python, arguments.seeds)
+        return
+    if arguments.what in ("hidden", "overhead"):
+        {"hidden": hidden, "overhead": overhead}[arguments.what](arguments.steps or 20)
         return
     run = run_ours if arguments.what == "ours" else run_peer
     arguments.out.write_text(json.dumps(run(arguments.folder, workload, arguments.seed)))

@@ -103,13 +103,12 @@ class TorchEngine:
 
     @torch.inference_mode()
     def fingerprint(self, sequences: Sequence[Sequence[int]], temperature: float) -> list[list[float]]:
-        found = []
-        for sequence in sequences:
-            ids = torch.tensor([list(sequence)], device=self._model.device)
-            logits = self._model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-            logprobs = torch.log_softmax(logits / temperature, dim=-1)
-            found.append(logprobs.gather(-1, ids[0, 1:, None])[:, 0].tolist())
-        return found
+        # Filled up on the right, which causal attention cannot see: one pass for all.
+        longest = max(map(len, sequences))
+        ids = torch.tensor([[*s, *[0] * (longest - len(s))] for s in sequences], device=self._model.device)
+        logits = self._model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+        logprobs = torch.log_softmax(logits / temperature, dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
+        return [row[: len(s) - 1] for row, s in zip(logprobs.tolist(), sequences, strict=True)]
 
     def sleep(self) -> None:
         """Nothing to give back: the cache lives only as long as a rollout."""
