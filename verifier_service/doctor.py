@@ -6,6 +6,7 @@ from functools import partial
 
 from redis import Redis
 
+from sandbox import doctor as isolation
 from sandbox.errors import SandboxError
 from sandbox.types import ExecutionRequest, Status
 from verifier_service import puzzles
@@ -24,6 +25,8 @@ class Check:
 
 def checks(settings: Settings) -> Iterator[Check]:
     """Every check, as it is made."""
+    for found in isolation.checks():
+        yield Check(found.name, found.ok or not found.required, found.detail)
     tools = WorkerTools()
     try:
         yield _check("programs run isolated", lambda: _runs(tools))

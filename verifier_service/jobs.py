@@ -33,7 +33,7 @@ from verifier_service.chunks import (
     take,
 )
 from verifier_service.metrics import Metrics
-from verifier_service.rq_job import Enqueuer, server_version
+from verifier_service.rq_job import put
 from verifier_service.schemas import ScoreRequest
 from verifier_service.settings import Settings
 from verifier_service.verifier import AnyVerifier
@@ -71,7 +71,6 @@ class Jobs:
         self._tasks: set[asyncio.Task[None]] = set()
         self._entrances: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """Equal requests that arrive together enter one by one."""
-        self._enqueuer: Enqueuer | None = None
         self._withdraw = redis.register_script(lanes.WITHDRAW)
 
     async def start(self) -> None:
@@ -215,19 +214,16 @@ class Jobs:
                     batch.fill(header.positions, verdicts)
 
     async def _enqueue(self, batch: Batch, parts: Sequence[tuple[Chunk, list[int]]], new: bool = False) -> None:
-        if self._enqueuer is None:
-            self._enqueuer = Enqueuer(server_version(await self._redis.info("server")))
         assert batch.singles is not None
         left_s = max(1, int(batch.deadline - time.monotonic()))
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.multi()  # type: ignore[no-untyped-call]
             if new:
                 pipe.hset(lanes.job_key(batch.job_id), "layout", LAYOUT.dump_json(batch.layout))
                 pipe.expire(lanes.job_key(batch.job_id), left_s + GRACE_S)
             for chunk, positions in parts:
                 header = self._header(batch, positions, chunk.lane)
                 payload = join_chunk(header, encode_body(take(batch.singles, positions)))
-                self._enqueuer.put(pipe, chunk.chunk_id, payload, left_s + 60)
+                put(pipe, chunk.chunk_id, payload, left_s + 60)
             await pipe.execute()
 
     def _header(self, batch: Batch, positions: list[int], lane: str) -> Header:

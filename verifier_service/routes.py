@@ -28,7 +28,7 @@ from verifier_service.schemas import (
     VerifierInfo,
     VerifierList,
 )
-from verifier_service.service import Injected, Service
+from verifier_service.service import Service, service_of
 from verifier_service.verify import SHARED_REASONS
 
 router = APIRouter()
@@ -42,9 +42,10 @@ NDJSON = "application/x-ndjson"
     responses=responses(200, ScoreResponse, 401, 413, 415, 422, 429, 503, _409="request_id reused"),
     openapi_extra=body_of(ScoreRequest, SCORE_EXAMPLE),
 )
-async def score(request: Request, service: Injected) -> Response:
+async def score(request: Request) -> Response:
     """Judge a batch. `Accept: application/x-ndjson` streams each item when it is judged, in any order; items without
     an `id` then carry their index as one."""
+    service = service_of(request)
     batch = await _submit(request, service)
     if NDJSON in request.headers.get("accept", ""):
         return StreamingResponse(_stream(service, batch), media_type=NDJSON)
@@ -70,8 +71,9 @@ async def score(request: Request, service: Injected) -> Response:
     responses=responses(202, JobAccepted, 401, 413, 415, 422, 429, 503, _409="request_id reused"),
     openapi_extra=body_of(ScoreRequest, SCORE_EXAMPLE),
 )
-async def submit_job(request: Request, service: Injected) -> Response:
+async def submit_job(request: Request) -> Response:
     """Judge a batch without waiting for it."""
+    service = service_of(request)
     batch = await _submit(request, service)
     # A job has no client that could go away, so it is never abandoned.
     batch.waiters += 1
@@ -79,14 +81,16 @@ async def submit_job(request: Request, service: Injected) -> Response:
 
 
 @router.get("/v1/jobs/{job_id}", responses=responses(200, JobState, 401, 503, _404="no such job"))
-async def read_job(job_id: str, request: Request, service: Injected) -> Response:
+async def read_job(job_id: str, request: Request) -> Response:
     """How far a job is, with its verdicts when it is finished."""
+    service = service_of(request)
     return await _job_state(service, await _find(job_id, request, service))
 
 
 @router.delete("/v1/jobs/{job_id}", responses=responses(200, JobState, 401, 503, _404="no such job"))
-async def cancel_job(job_id: str, request: Request, service: Injected) -> Response:
+async def cancel_job(job_id: str, request: Request) -> Response:
     """Stop a job that is not finished; what is in a worker's hands is dropped too."""
+    service = service_of(request)
     batch = await _find(job_id, request, service)
     if not batch.settled():
         await service.jobs.cancel(batch)
@@ -98,8 +102,9 @@ async def cancel_job(job_id: str, request: Request, service: Injected) -> Respon
     responses=responses(200, SampleResponse, 401, 413, 415, 422),
     openapi_extra=body_of(SampleRequest, SAMPLE_EXAMPLE),
 )
-async def sample(request: Request, service: Injected) -> Response:
+async def sample(request: Request) -> Response:
     """Procedural tasks: the same arguments give the same items."""
+    service = service_of(request)
     wanted = parse(SampleRequest, await read_body(request, service.settings))
     try:
         items = await asyncio.to_thread(sampling.sample, wanted.dataset, wanted.seed, wanted.count, wanted.config)
@@ -122,8 +127,9 @@ async def alive() -> dict[str, str]:
 
 
 @router.get("/readyz", responses={503: PROBLEMS[503]})
-async def ready(service: Injected) -> dict[str, str]:
+async def ready(request: Request) -> dict[str, str]:
     """The queue can be reached and every lane that is needed has a live worker."""
+    service = service_of(request)
     await service.gauge.sample()
     if not service.gauge.reachable:
         raise unreachable()
@@ -134,8 +140,9 @@ async def ready(service: Injected) -> dict[str, str]:
 
 
 @router.get("/metrics", response_class=Response)
-async def metrics(service: Injected) -> Response:
+async def metrics(request: Request) -> Response:
     """Prometheus metrics."""
+    service = service_of(request)
     return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -145,8 +152,9 @@ async def status_page() -> HTMLResponse:
 
 
 @router.get("/v1/status", include_in_schema=False)
-async def status(service: Injected) -> dict[str, object]:
+async def status(request: Request) -> dict[str, object]:
     """What the status page shows."""
+    service = service_of(request)
     lanes = {
         name: {"depth": lane.depth, "age_s": lane.age_s, "workers": lane.workers, "drain_per_s": lane.drain_per_s}
         for name, lane in service.gauge.lanes.items()

@@ -1,9 +1,8 @@
 """What the routes use, made once a process."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Request
 
 from verifier_service.gauge import QueueGauge
 from verifier_service.jobs import Jobs
@@ -19,9 +18,7 @@ class Service:
     metrics: Metrics
 
 
-def _of(request: Request) -> Service:
+def service_of(request: Request) -> Service:
+    # Not a dependency of the framework's: resolving those costs more than the rest of a route.
     found: Service = request.app.state.service
     return found
-
-
-Injected = Annotated[Service, Depends(_of)]

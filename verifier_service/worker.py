@@ -43,7 +43,7 @@ from verifier_service.chunks import (
 from verifier_service.grader import Grader, GraderKilled, GraderLimits, Line
 from verifier_service.grading import grader_limit
 from verifier_service.registry import verifier_for
-from verifier_service.rq_job import Enqueuer, GradingJob, GradingQueue, grading_queue, server_version
+from verifier_service.rq_job import GradingJob, GradingQueue, grading_queue, put
 from verifier_service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -133,6 +133,7 @@ class GradingWorker(SimpleWorker):
             # Registered anew each time, so that a Redis that lost everything knows this worker again.
             pipe.sadd(self.redis_workers_keys, self.key)
             pipe.sadd(lanes.workers_key(self._lane), self.key)
+            pipe.sadd(GradingQueue.redis_queues_keys, lanes.queue_key(self._lane))
             pipe.hset(self.key, mapping=self.serialize())
             pipe.expire(self.key, WORKER_TTL_S)
             pipe.execute()
@@ -238,14 +239,12 @@ class GradingWorker(SimpleWorker):
         if not alone:
             self._finish(keys, args)
             return
-        enqueuer = Enqueuer(server_version(self.connection.info("server")))
         with self.connection.pipeline(transaction=True) as pipe:
-            pipe.multi()
             for index in alone:
                 position = header.positions[index]
                 single = replace(header, positions=[position], alone=True)
                 payload = join_chunk(single, _part(body, [index]))
-                enqueuer.put(pipe, lanes.alone_id(job.id, position), payload, RUN_TTL_S)
+                put(pipe, lanes.alone_id(job.id, position), payload, RUN_TTL_S)
             self._finish(keys, args, client=pipe)
             pipe.execute()
 

@@ -23,7 +23,10 @@ DIST_INFO = {
     "WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     "RECORD": "",
     "entry_points.txt": (
-        "[verifier_service.verifiers]\necho = echo_verifier:EchoVerifier\necho_code = echo_verifier:SlowEchoVerifier\n"
+        "[verifier_service.verifiers]\n"
+        "echo = echo_verifier:EchoVerifier\n"
+        "echo_code = echo_verifier:SlowEchoVerifier\n"
+        "noop = echo_verifier:NoopVerifier\n"
     ),
 }
 

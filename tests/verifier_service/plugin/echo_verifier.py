@@ -58,6 +58,23 @@ class SlowEchoVerifier(EchoVerifier):
     task_model = Task
 
 
+class NoopVerifier(EchoVerifier):
+    """Costs nothing and reads only the beginning, as most answers are short."""
+
+    kind = "noop"
+
+    class Task(EchoTask):
+        kind: Literal["noop"] = "noop"  # type: ignore[assignment]
+
+    task_model = Task
+
+    def extract(self, task: EchoTask, text: str) -> str | None:
+        return text[:24]
+
+    def judge(self, task: EchoTask, answer: str, tools: Tools) -> Judgement:
+        return Judgement(0.0, "different")
+
+
 def misbehave(answer: str) -> None:
     """`VERB [ARGUMENT]`; anything else is only text."""
     verb, _space, argument = answer.partition(" ")

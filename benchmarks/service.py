@@ -1,0 +1,229 @@
+"""What the service costs and holds: `python benchmarks/service.py [PART ...]`.
+
+Every number is from one run on one machine, with an embedded Redis; the load comes from a process of its own. Compare
+ratios, not seconds. Parts: startup, kinds, overhead, latency, capacity, scale, lanes.
+"""
+
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import httpx  # noqa: E402
+import psutil  # noqa: E402
+
+from tests.verifier_service.service_process import (  # noqa: E402
+    ServiceProcess,
+    echo_item,
+    install_plugin,
+    running_service,
+)
+from verifier_service.registry import parse_task  # noqa: E402
+from verifier_service.tools import WorkerTools  # noqa: E402
+from verifier_service.verify import verify  # noqa: E402
+
+Items = list[dict[str, Any]]
+
+
+def group(index: int, group_size: int, size_bytes: int, text: str = "", kind: str = "noop") -> dict[str, Any]:
+    """One prompt's completions, all different."""
+    completions = [f"{text} {index} {number} ".ljust(size_bytes, "x") for number in range(group_size)]
+    return echo_item(*completions, want=str(index), kind=kind)
+
+
+def family_cpu_s(service: ServiceProcess) -> float:
+    return sum(sum(process.cpu_times()[:2]) for process in service.family())
+
+
+def resident_mb(service: ServiceProcess) -> dict[str, float]:
+    (redis,) = service.named("redis.sock")
+    api = psutil.Process(service.process.pid)
+    return {"API": api.memory_info().rss / 2**20, "Redis": redis.memory_info().rss / 2**20}
+
+
+def load(
+    service: ServiceProcess, bodies: list[bytes], seconds: float, connections: int
+) -> tuple[int, float, list[float]]:
+    """Requests answered, seconds, and their latencies, from a load generator in its own process."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"\n".join(bodies))
+        file.flush()
+        command = [sys.executable, __file__, "--generate", service.url, file.name, str(seconds), str(connections)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    latencies, elapsed_s = json.loads(done.stdout)
+    return len(latencies), elapsed_s, latencies
+
+
+async def generate(url: str, bodies: list[bytes], seconds: float, connections: int) -> None:
+    latencies: list[float] = []
+    started = time.perf_counter()
+    served = iter(range(10**9))
+
+    async def send(client: httpx.AsyncClient) -> None:
+        while (now := time.perf_counter()) < started + seconds:
+            body = bodies[next(served) % len(bodies)]
+            response = await client.post("/v1/score", content=body, headers={"Content-Type": "application/json"})
+            assert response.status_code == 200, response.text
+            latencies.append(time.perf_counter() - now)
+
+    async with httpx.AsyncClient(base_url=url, timeout=120) as client:
+        await asyncio.gather(*(send(client) for _ in range(connections)))
+    print(json.dumps([latencies, time.perf_counter() - started]))
+
+
+def body(items: Items) -> bytes:
+    return json.dumps({"items": items}).encode()
+
+
+def quantiles_ms(latencies: list[float]) -> str:
+    ordered = sorted(latencies)
+    return f"p50 {1000 * statistics.median(ordered):.1f} ms, p99 {1000 * ordered[int(0.99 * len(ordered))]:.1f} ms"
+
+
+def startup(folder: Path, plugin: Path) -> Iterator[str]:
+    for attempt in range(3):
+        started = time.perf_counter()
+        with running_service(folder / str(attempt), plugin, workers=2):
+            yield f"ready to grade after {time.perf_counter() - started:.1f} s"
+
+
+def kinds(folder: Path, plugin: Path) -> Iterator[str]:
+    """The example completions of each kind, many times over, no cache: 2 workers against one process directly."""
+    lines = map(json.loads, (ROOT / "examples" / "completions.jsonl").read_text().splitlines())
+    by_kind: dict[str, Items] = {}
+    for line in lines:
+        by_kind.setdefault(line["task"]["kind"], []).append({"task": line["task"], "completions": line["completions"]})
+    with running_service(folder, plugin, workers=2, cache_size=0) as service:
+        for kind, items in by_kind.items():
+            # Varied, so that equal answers of a batch are not judged once.
+            quick = [item for item in items if not _is_slow(item)]
+            direct = _directly(quick)
+            varied = [body([{**item, "completions": _varied(item, n)} for item in quick]) for n in range(40)]
+            load(service, varied, 2.0, 8)
+            answered, elapsed_s, _latencies = load(service, varied, 6.0, 8)
+            through = answered * sum(len(item["completions"]) for item in quick) / elapsed_s
+            yield f"{kind}: {through:.0f}/s through the service, {direct:.0f}/s directly, {through / direct:.2f} of it"
+
+
+def _varied(item: dict[str, Any], number: int) -> list[str]:
+    return [completion.replace("</think>", f"{number}</think>") for completion in item["completions"]]
+
+
+def _is_slow(item: dict[str, Any]) -> bool:
+    """Items with a completion that runs into a limit measure the limit."""
+    return any(word in text for text in item["completions"] for word in ("while True", "**9**9", "9**9"))
+
+
+def _directly(items: Items) -> float:
+    tools = WorkerTools()
+    tasks = [(*parse_task(item["task"]), text) for item in items for text in item["completions"]]
+    for verifier, task, text in tasks:
+        verify(verifier, task, text, tools)
+    started, graded = time.perf_counter(), 0
+    while time.perf_counter() < started + 4.0:
+        for verifier, task, text in tasks:
+            verify(verifier, task, text, tools)
+        graded += len(tasks)
+    elapsed_s = time.perf_counter() - started
+    tools.close()
+    return graded / elapsed_s
+
+
+def overhead(folder: Path, plugin: Path) -> Iterator[str]:
+    """CPU of API, Redis and workers for completions of 8 KB in groups of 16 that cost nothing to judge."""
+    bodies = [body([group(index, 16, 8192)]) for index in range(64)]
+    with running_service(folder, plugin, workers=2) as service:
+        load(service, bodies, 3.0, 4)
+        before = family_cpu_s(service)
+        answered, _elapsed_s, _latencies = load(service, bodies, 8.0, 4)
+        cpu_s = family_cpu_s(service) - before
+        yield f"{1000 * cpu_s / (16 * answered):.3f} ms CPU a completion of 8 KB in groups of 16"
+
+
+def latency(folder: Path, plugin: Path) -> Iterator[str]:
+    bodies = [body([group(index, 1, 200)]) for index in range(64)]
+    with running_service(folder, plugin, workers=2) as service:
+        load(service, bodies, 2.0, 1)
+        _answered, _elapsed_s, latencies = load(service, bodies, 6.0, 1)
+        yield f"one small item on an idle service: {quantiles_ms(latencies)}"
+
+
+def capacity(folder: Path, plugin: Path) -> Iterator[str]:
+    bodies = [body([group(16 * index + number, 16, 1024) for number in range(16)]) for index in range(16)]
+    with running_service(folder, plugin, workers=2) as service:
+        load(service, bodies, 3.0, 8)
+        for _ in range(3):
+            answered, elapsed_s, _latencies = load(service, bodies, 10.0, 8)
+            memory = ", ".join(f"{name} {mb:.0f} MB" for name, mb in resident_mb(service).items())
+            yield f"{256 * answered / elapsed_s:.0f} completions of 1 KB a second; {memory}"
+
+
+def scale(folder: Path, plugin: Path) -> Iterator[str]:
+    """Graders that sleep 250 ms a chunk, one completion a chunk."""
+    rates = {}
+    for workers in (1, 4, 16, 64):
+        bodies = [body([group(index, 4 * workers, 1, "sleep 0.25", "echo")]) for index in range(4)]
+        settings = {"workers": workers, "chunk_target_s": 0.001, "cache_size": 0}
+        with running_service(folder / str(workers), plugin, **settings) as service:
+            load(service, bodies, 2.0, 2)
+            answered, elapsed_s, _latencies = load(service, bodies, 8.0, 2)
+            rates[workers] = 4 * workers * answered / elapsed_s
+            efficiency = rates[workers] / workers / rates[1]
+            yield f"{workers} workers: {rates[workers]:.1f} chunks/s, efficiency {efficiency:.2f}"
+
+
+def lanes(folder: Path, plugin: Path) -> Iterator[str]:
+    program = "```python\nwhile True: pass # {}\n```"
+    task = {"kind": "code", "tests": [{"stdin": "", "stdout": "1"}], "time_limit_s": 5}
+    math = [
+        body([{"task": {"kind": "math", "ground_truth": str(n)}, "completions": [f"\\boxed{{{n}.0}}"]}])
+        for n in range(200)
+    ]
+    with running_service(folder, plugin, workers=2, cache_size=0) as service:
+        load(service, math, 3.0, 1)
+        _answered, _elapsed_s, quiet = load(service, math, 8.0, 1)
+        bombs: Items = [{"task": task, "completions": [program.format(number) for number in range(16)]}]
+        job = httpx.post(service.url + "/v1/jobs", json={"items": bombs}).json()["job_id"]
+        time.sleep(1.0)
+        _answered, _elapsed_s, busy = load(service, math, 8.0, 1)
+        httpx.delete(f"{service.url}/v1/jobs/{job}")
+        yield f"math alone {quantiles_ms(quiet)}; beside programs that loop {quantiles_ms(busy)}"
+
+
+PARTS: dict[str, Callable[[Path, Path], Iterator[str]]] = {
+    "startup": startup,
+    "kinds": kinds,
+    "overhead": overhead,
+    "latency": latency,
+    "capacity": capacity,
+    "scale": scale,
+    "lanes": lanes,
+}
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--generate"]:
+        url, path, seconds, connections = sys.argv[2:]
+        bodies = Path(path).read_bytes().split(b"\n")
+        asyncio.run(generate(url, bodies, float(seconds), int(connections)))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        plugin = install_plugin(folder)
+        sys.path.append(str(plugin))
+        for part in sys.argv[1:] or PARTS:
+            for line in PARTS[part](folder / part, plugin):
+                print(f"{part}: {line}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
