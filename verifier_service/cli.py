@@ -39,6 +39,16 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument("--api-key", help="default: VERIFIER_API_KEY")
     score.add_argument("-o", "--out", type=Path, metavar="OUT.jsonl", help="one line of verdicts an item")
     score.add_argument("--workers", type=int, help="grading processes a lane, without --url (default 2)")
+    sample = commands.add_parser("sample", help="write prompts with their tasks")
+    sample.add_argument("kind", metavar="KIND", help="a Reasoning Gym data set, or a known data set with --from")
+    sample.add_argument("--from", dest="source", type=Path, metavar="FILE", help="rows as published")
+    sample.add_argument("--dataset", help="the data set, where KIND is `logic`")
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--config", default="{}", help="the data set's config as JSON")
+    sample.add_argument("-n", "--count", type=_positive, help="default: 1 puzzle, or all rows of the file")
+    sample.add_argument("-o", "--out", type=Path, metavar="OUT.jsonl")
+    check = commands.add_parser("check", help="find the rows of a task file that cannot be graded or can be cheated")
+    check.add_argument("file", type=Path, metavar="FILE.jsonl")
     doctor = commands.add_parser("doctor", help="say whether this host can grade; exit code 0 only if it can")
     doctor.add_argument("--redis-url", help="a queue to check instead of the embedded one")
     for command in (serve, worker):
@@ -131,4 +141,26 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return 0 if healthy else EXIT_FAILED
 
 
-_COMMANDS = {"serve": _serve, "worker": _worker, "score": _score, "doctor": _doctor}
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not positive")
+    return number
+
+
+def _dataset_command(arguments: argparse.Namespace) -> int:
+    commands = import_module("verifier_service.dataset_commands")
+    try:
+        return int(getattr(commands, arguments.command)(arguments))
+    except commands.CommandRefused as error:
+        fail(str(error), EXIT_USAGE)
+
+
+_COMMANDS = {
+    "serve": _serve,
+    "worker": _worker,
+    "score": _score,
+    "sample": _dataset_command,
+    "check": _dataset_command,
+    "doctor": _doctor,
+}

@@ -6,7 +6,7 @@ pure, linear time), `judge` decides about the answer alone.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import JsonValue
 
@@ -73,6 +73,15 @@ class Verifier(Protocol[TaskT]):
 
     def info(self) -> Mapping[str, Any]:
         """More for `GET /v1/verifiers` (the languages of `code`, the data sets of `logic`)."""
+        ...
+
+
+@runtime_checkable
+class HasOracle(Protocol):
+    """What a verifier may offer beside `Verifier`, for `verifier check`: a completion that ought to earn 1."""
+
+    def oracle(self, task: Any) -> str | None:
+        """The task's ground truth as a completion; None where the task carries none that could be given back."""
         ...
 
 

@@ -73,6 +73,11 @@ class LogicVerifier:
         except Exception as error:
             return _blame(payload, error)
 
+    def oracle(self, task: LogicTask) -> str | None:
+        payload = _payload(task, "")
+        answer = puzzles.oracle(payload["dataset"], payload["entry"])
+        return None if answer is None else f"<answer>{answer}</answer>"
+
     def info(self) -> Mapping[str, Any]:
         return {"datasets": list(puzzles.dataset_names())}
 

@@ -77,6 +77,9 @@ class StemVerifier:
             return Judgement(1.0, "formula") if same else Judgement(0.0, "other_formula")
         return judge_expression(golds, answer, tools)
 
+    def oracle(self, task: StemTask) -> str | None:
+        return f"The answer is \\boxed{{{task.golds[0]}}}"
+
     def info(self) -> Mapping[str, Any]:
         return {"default_rel_tol": DEFAULT_REL_TOL}
 
