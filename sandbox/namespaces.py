@@ -88,26 +88,3 @@ def _bind(path: str, attributes: int) -> bool:
         flags = os.statvfs(path).f_flag & (kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
         kernel.mount("none", path, None, kernel.MS_REMOUNT | kernel.MS_BIND | flags | attributes)
     return True
-
-
-class WorkDir:
-    """The one writable place of a program: a sized tmpfs, made anew whenever a program has touched it."""
-
-    def __init__(self, uid: int, gid: int) -> None:
-        self._owner = f"uid={uid},gid={gid}"
-        self._size_bytes = 0
-        self._untouched_ns = -1
-
-    def refresh(self, size_bytes: int) -> None:
-        """An empty directory of `size_bytes`, and the current directory."""
-        if size_bytes == self._size_bytes and os.stat(WORK_DIR).st_ctime_ns == self._untouched_ns:
-            return
-        os.chdir("/")
-        if self._size_bytes:
-            kernel.umount(WORK_DIR)
-        flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
-        options = f"mode=700,size={size_bytes},nr_inodes=4096,{self._owner}"
-        kernel.mount("tmpfs", WORK_DIR, "tmpfs", flags, options)
-        os.chdir(WORK_DIR)
-        self._size_bytes = size_bytes
-        self._untouched_ns = os.stat(WORK_DIR).st_ctime_ns

@@ -16,6 +16,10 @@ from sandbox.zygote import Setup
 UID_RANGE = (1_000_000_000, 1_200_000_000)
 """Slots draw their uids here: far from the ids of people, of containers' users and of `nobody`."""
 
+WORK_DIRS_VARIABLE = "SANDBOX_WORK_DIRS"
+"""Folders, separated by colons: each a tmpfs mounted for one slot. Set by compose and Kubernetes, whose containers have
+no right to mount; nobody else needs it."""
+
 STANDARD_LIBRARY = tuple(
     """
     abc array ast bisect builtins cmath collections collections.abc contextlib copy csv ctypes dataclasses
@@ -72,6 +76,7 @@ class Profile:
                 executable=list(self.executable),
                 sys_path=[*_standard_paths(), *dict.fromkeys(parent for parent, _ in places)],
                 preload=[*self.preload, *self.packages],
+                work_dirs=[path for path in os.environ.get(WORK_DIRS_VARIABLE, "").split(os.pathsep) if path],
                 drivers=list(self.drivers),
                 required=list(self.required),
                 uid_range=list(self.uid_range or ()),

@@ -29,8 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sandbox import child, kernel, landlock, namespaces, seccomp
+from sandbox import child, kernel, landlock, namespaces, seccomp, workdir
 from sandbox.child import Jail, Job
+from sandbox.workdir import WorkDir
 
 _MAX_MESSAGE = 1 << 16
 _MAX_DESCRIPTORS = 16
@@ -56,6 +57,8 @@ class Setup:
     """`module:function` of our own, imported before the root is left."""
     required: list[str]
     """`module:function` that must be there, imported in the new root."""
+    work_dirs: list[str]
+    """Mounted beforehand, for where there is no right to mount."""
     uid_range: list[int]
     """First and one past the last; empty: no own uid."""
 
@@ -99,7 +102,11 @@ class Zygote:
         if not alone:
             namespaces.build_root([*setup.readable, *setup.executable], with_proc=version > 0)
         owner = os.getuid() if uid is None else uid
-        self._work = None if alone else namespaces.WorkDir(owner, os.getgid() if uid is None else uid)
+        self._work: WorkDir | None
+        if alone:
+            self._work = workdir.claim(setup.work_dirs, uid)
+        else:
+            self._work = workdir.MountedWorkDir(owner, os.getgid() if uid is None else uid)
         self._control = _move_up(control)
         _import(setup)
         if alone and not version:
@@ -108,7 +115,7 @@ class Zygote:
             raise OSError(f"no system-call filter for {kernel.MACHINE}")
         ruleset = None
         if version:
-            writable = [*namespaces.DEVICES, *([] if alone else [namespaces.WRITABLE])]
+            writable = [*namespaces.DEVICES, *([] if self._work is None else [self._work.landlock_path])]
             ruleset = landlock.create_ruleset(setup.readable, writable, setup.executable)
             ruleset = _move_up_descriptor(ruleset)
         self._shared = mmap.mmap(-1, mmap.PAGESIZE)
@@ -118,7 +125,7 @@ class Zygote:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it; a flood is to end at its limit
         foreign_tasks = _FOREIGN_TASKS if alone and uid is None else 0
         self._jail = Jail(uid, ruleset, _pages(statm), os.getpid(), not alone, foreign_tasks)
-        work_dir = self._work is not None
+        work_dir = None if self._work is None else self._work.path
         _say(self._control, {"level": setup.level, "landlock_abi": version, "slot_uid": uid, "work_dir": work_dir})
 
     def serve(self) -> None:

@@ -1,0 +1,129 @@
+"""The one writable place of a program: sized, and empty for each.
+
+Where there is the right to mount, a tmpfs that is made anew whenever a program has touched it. Where not, a tmpfs that
+was mounted beforehand for this slot (compose, Kubernetes), emptied after each program; or none.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterable
+from typing import Protocol
+
+from sandbox import kernel
+from sandbox.namespaces import WORK_DIR, WRITABLE
+
+_CLOCK_TICK_S = 0.02
+"""Time stamps of files are no finer than this."""
+_MAX_ROUNDS = 1_000_000
+
+
+class WorkDir(Protocol):
+    path: str
+    landlock_path: str
+    """The folder for which a rule must allow writing."""
+
+    def refresh(self, size_bytes: int) -> None:
+        """Make it empty, at most `size_bytes` where that can be chosen, and the current directory. Raises OSError."""
+        ...
+
+
+class MountedWorkDir:
+    path = WORK_DIR
+    landlock_path = WRITABLE
+
+    def __init__(self, uid: int, gid: int) -> None:
+        self._owner = f"uid={uid},gid={gid}"
+        self._size_bytes = 0
+        self._mounted_at = 0.0
+        self._used_at = 0.0
+        self._untouched: tuple[int, int] = (0, 0)
+
+    def refresh(self, size_bytes: int) -> None:
+        tell_apart = self._used_at - self._mounted_at > _CLOCK_TICK_S
+        if size_bytes != self._size_bytes or not tell_apart or self._stamp() != self._untouched or os.listdir(WORK_DIR):
+            self._mount(size_bytes)
+        self._used_at = time.monotonic()
+
+    def _mount(self, size_bytes: int) -> None:
+        os.chdir("/")
+        if self._size_bytes:
+            kernel.umount(WORK_DIR)
+        flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+        options = f"mode=700,size={size_bytes},nr_inodes=4096,{self._owner}"
+        kernel.mount("tmpfs", WORK_DIR, "tmpfs", flags, options)
+        os.chdir(WORK_DIR)
+        self._size_bytes = size_bytes
+        self._mounted_at = time.monotonic()
+        self._untouched = self._stamp()
+
+    def _stamp(self) -> tuple[int, int]:
+        now = os.stat(WORK_DIR)
+        return now.st_ctime_ns, now.st_mode
+
+
+class SlotDir:
+    """A folder mounted beforehand, held by a lock that ends with this process."""
+
+    def __init__(self, path: str, descriptor: int, uid: int | None) -> None:
+        self.path = self.landlock_path = path
+        self._descriptor = descriptor
+        self._uid = uid
+
+    def refresh(self, size_bytes: int) -> None:
+        os.chdir(self.path)
+        if os.listdir(self._descriptor):
+            self._empty()
+        if os.listdir(self._descriptor):
+            raise OSError(f"{self.path} cannot be emptied")
+
+    def _empty(self) -> None:
+        """As the uid that filled it."""
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException):
+                if self._uid is not None:
+                    os.setresuid(self._uid, self._uid, self._uid)
+                _remove_all(self._descriptor)
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+
+def _remove_all(folder: int) -> None:
+    """Whatever the depth: what a folder holds is moved up beside it, until all folders are empty."""
+    for number in range(_MAX_ROUNDS):
+        names = os.listdir(folder)
+        if not names:
+            return
+        for name in names:
+            try:
+                os.unlink(name, dir_fd=folder)
+            except IsADirectoryError:
+                _flatten(folder, name, number)
+
+
+def _flatten(folder: int, name: str, number: int) -> None:
+    os.chmod(name, 0o700, dir_fd=folder)
+    inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+    try:
+        for index, entry in enumerate(os.listdir(inner)):
+            os.rename(entry, f".{number}.{index}.{name[:100]}", src_dir_fd=inner, dst_dir_fd=folder)
+    finally:
+        os.close(inner)
+    os.rmdir(name, dir_fd=folder)
+
+
+def claim(candidates: Iterable[str], uid: int | None) -> SlotDir | None:
+    """The first of `candidates` that is a mount of its own and that nobody else holds; None where there is none."""
+    for path in candidates:
+        if not os.path.ismount(path):
+            continue
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            continue
+        return SlotDir(path, descriptor, uid)
+    return None

@@ -1,0 +1,89 @@
+"""Who outlives whom: nothing outlives its supervisor, and nothing of the warm process's end is the program's fault."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sandbox.errors import RunnerLost
+from sandbox.pool import PythonRunner
+from sandbox.slots import Slots
+from sandbox.types import ExecutionRequest, Status
+from sandbox.warm import Ended, Launch, WarmProcess
+from tests.sandbox.runners import WAYS, profile_of, require
+
+ROOT = Path(__file__).parent.parent.parent
+SUPERVISOR = """
+import sys
+from sandbox.slots import Slots
+from sandbox.warm import Launch
+from tests.sandbox.runners import profile_of
+with Slots(profile_of(sys.argv[1]), 1).lend() as [process]:
+    with process.launch(Launch(inputs=(b"import time; time.sleep(60)",))) as running:
+        running.cpu_time_s()
+        print("running", flush=True)
+        running.wait()
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_outlives_a_killed_supervisor(way: str) -> None:
+    require(way)
+    command = [sys.executable, "-c", SUPERVISOR, way]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as supervisor:
+        assert supervisor.stdout is not None
+        assert supervisor.stdout.readline() == "running\n"
+        family = psutil.Process(supervisor.pid).children(recursive=True)
+        assert len(family) >= 2
+        supervisor.kill()
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_a_death_is_tried_again_and_the_second_is_the_programs_fault() -> None:
+    slots = Slots(profile_of("landlock"), 2)
+    deaths: list[int] = []
+
+    def die(processes: list[WarmProcess]) -> Ended:
+        deaths.append(len(processes))
+        raise RunnerLost("died under a program")
+
+    assert slots.fairly(die) is None
+    assert deaths == [1, 2]  # the second time alone
+    slots.close()
+
+
+def test_it_is_our_failure_where_a_known_good_program_fails_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = PythonRunner(2)
+
+    def die(process: WarmProcess, launch: Launch) -> None:
+        raise RunnerLost("died under a program")
+
+    monkeypatch.setattr(WarmProcess, "launch", die)
+    result = runner.execute(ExecutionRequest("print(1)"))
+    assert (result.status, result.detail) == (Status.SANDBOX_ERROR, "died under a program")
+    monkeypatch.undo()
+    assert runner.execute(ExecutionRequest("print(1)")).stdout == b"1\n"
+    runner.close()
+
+
+def test_a_program_killed_from_outside_runs_again() -> None:
+    """As the kernel does when a neighbour took the memory."""
+    slots = Slots(profile_of("landlock"), 1)
+    launch = Launch(inputs=(b"import time; time.sleep(0.4); print('done')",))
+    attempts: list[float] = []
+
+    def run(processes: list[WarmProcess]) -> Ended:
+        attempts.append(time.monotonic())
+        with processes[0].launch(launch) as running:
+            if len(attempts) == 1:
+                running.kill()
+            return running.wait()
+
+    ended = slots.fairly(run)
+    assert ended is not None
+    assert (ended.stdout, len(attempts)) == (b"done\n", 2)
+    slots.close()

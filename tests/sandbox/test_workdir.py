@@ -1,0 +1,64 @@
+"""A work directory mounted beforehand, as in a container: writable, sized, empty for each, one slot each."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox.profiles import WORK_DIRS_VARIABLE
+from sandbox.slots import Slots
+from sandbox.types import MIB
+from sandbox.warm import Ended, Launch
+from tests.sandbox.runners import SHARED_UID, profile_of, require
+
+MOUNT = "mount -t tmpfs -o size=2m,mode=1777,nr_inodes=500 none"
+
+
+@pytest.fixture
+def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    folder = tmp_path / "slot"
+    folder.mkdir()
+    if os.geteuid() != 0 or subprocess.run([*MOUNT.split(), str(folder)], check=False).returncode:
+        pytest.skip("no right to mount")
+    for parent in folder.parents:
+        if parent.stat().st_uid == os.geteuid() and parent != Path("/") and str(parent).startswith("/tmp/"):
+            parent.chmod(0o755)
+    monkeypatch.setenv(WORK_DIRS_VARIABLE, f"/nowhere:{tmp_path}:{folder}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(params=["landlock", SHARED_UID])
+def slots(request: pytest.FixtureRequest, mounted: Path) -> Iterator[Slots]:
+    require(request.param)
+    slots = Slots(profile_of(request.param), 2)
+    yield slots
+    slots.close()
+
+
+def run(slots: Slots, source: str) -> Ended:
+    ended = slots.run_fairly(Launch(inputs=(source.encode(),)))
+    assert ended is not None
+    return ended
+
+
+def test_is_the_current_directory_and_sized(slots: Slots, mounted: Path) -> None:
+    assert run(slots, "import os; print(os.getcwd())").stdout.decode().strip() == str(mounted)
+    filled = run(slots, "open('a', 'wb').write(b'x' * 3 * 2**20)")
+    assert b"No space left" in filled.stderr
+
+
+def test_is_empty_for_the_next(slots: Slots, mounted: Path) -> None:
+    nest = "import os\nfor n in range(300):\n    open('f', 'w').write('x'); os.mkdir('d'); os.chdir('d')"
+    assert b"No space" in run(slots, nest).stderr
+    assert run(slots, "import os; print(os.listdir())").stdout == b"[]\n"
+    assert run(slots, "import os; os.symlink('/etc', 'l'); os.mkdir('z'); os.mkfifo('p')").stderr == b""
+    assert run(slots, "import os; print(os.listdir())").stdout == b"[]\n"
+    assert run(slots, f"open('a', 'wb').write(b'x' * {MIB})").stderr == b""
+
+
+def test_two_slots_never_share_one(slots: Slots, mounted: Path) -> None:
+    with slots.lend(2) as processes:
+        assert sorted(process.hello["work_dir"] or "none" for process in processes) == sorted([str(mounted), "none"])
