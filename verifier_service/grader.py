@@ -77,14 +77,19 @@ class Lookup(Protocol):
         ...
 
 
+class GraderLimit(ConnectionAbortedError):
+    """The grader has used what one completion may use of it."""
+
+
 class GraderKilled(Exception):
     """The grader hit a limit or died; `lines` is what it had finished, `victim` the completion it was at, None where
-    it had not begun to judge."""
+    it had not begun to judge; `by_limit` where it was we who killed it."""
 
-    def __init__(self, lines: list[Line], victim: int | None) -> None:
+    def __init__(self, lines: list[Line], victim: int | None, by_limit: bool) -> None:
         super().__init__(f"grader lost after {len(lines)} verdicts")
         self.lines = lines
         self.victim = victim
+        self.by_limit = by_limit
 
 
 class Grader:
@@ -128,7 +133,7 @@ class Grader:
             self._converse(body, limits, lookup, on_tick)
         except (OSError, psutil.Error) as error:
             self.kill()
-            raise GraderKilled(*self._progress()) from error
+            raise GraderKilled(*self._progress(), isinstance(error, GraderLimit)) from error
         except BaseException:
             self.kill()
             raise
@@ -179,9 +184,9 @@ class Grader:
                 if now_size != size:
                     size, since, cpu_then = now_size, time.monotonic(), self._cpu_s()
                 elif time.monotonic() - since > limits.wall_s or self._cpu_s() - cpu_then > limits.cpu_s:
-                    raise ConnectionAbortedError("time limit of the grader") from None
+                    raise GraderLimit("time limit of the grader") from None
                 if self.memory_bytes() > limits.memory_bytes:
-                    raise ConnectionAbortedError("memory limit of the grader") from None
+                    raise GraderLimit("memory limit of the grader") from None
                 continue
             if not first:
                 raise ConnectionResetError("the grader died")

@@ -2,7 +2,7 @@
 
 What goes wrong, and what becomes of it:
     grader hits a limit or dies   the completion it was at goes to the queue alone; the others continue here
-    ... alone                     `incorrect`, `grader_limit`
+    ... alone                     `incorrect`, `grader_limit` (a death that no limit explains: at the second)
     this process is killed        its lease runs out, the supervisor gives the chunk back (`supervisor.py`)
     a chunk has killed two        it is split into single completions; one that alone killed two is `grader_limit`
 """
@@ -50,6 +50,9 @@ log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 2
 """A chunk that was taken so often and never finished has killed its workers."""
+MAX_DEATHS_ALONE = 2
+"""A grader that dies with one completion without having hit a limit of ours may have been killed by accident (by the
+kernel short of memory, by an operator), so that one more death is needed than with a limit."""
 RUN_TTL_S = 6 * 3600
 """How long what a worker holds may stay in Redis; far above any limit."""
 HEARTBEAT_S = 2.0
@@ -187,6 +190,7 @@ class GradingWorker(SimpleWorker):
         """All verdicts that could be had here, and which completions are to be graded alone."""
         lines: dict[int, Line] = {}
         alone: list[int] = []
+        deaths = 0
         todo = list(range(len(header.positions)))
         while todo:
             part = body if len(todo) == len(header.positions) else _part(body, todo)
@@ -196,10 +200,11 @@ class GradingWorker(SimpleWorker):
                 done = killed.lines
                 victims = range(len(todo)) if killed.victim is None else [killed.victim]
                 log.warning("chunk %s: the grader was lost at %s", chunk_id, [todo[victim] for victim in victims])
-                if header.alone:
-                    done.append(_limit_line(body))
-                else:
+                deaths += 1
+                if not header.alone:
                     alone += [todo[victim] for victim in victims]
+                elif killed.by_limit or deaths == MAX_DEATHS_ALONE:
+                    done.append(_limit_line(body))
             self._cache.publish(done)
             lines |= {todo[line.index]: line for line in done}
             todo = [index for index in todo if index not in lines and index not in alone]
