@@ -1,0 +1,55 @@
+"""Log-probabilities and entropy of completion tokens."""
+
+import pytest
+import torch
+
+from tests.trainer.tiny import tiny_model
+from trainer import policy as policy_module
+from trainer.batch import pack
+from trainer.errors import ConfigError
+from trainer.policy import Policy, load_model
+from trainer.types import TrainingSample
+
+
+def sample(prompt: list[int], completion: list[int]) -> TrainingSample:
+    return TrainingSample(0, tuple(prompt), tuple(completion), (0.0,) * len(completion), 1.0)
+
+
+BATCH = pack([sample([3, 4, 5], [6, 7]), sample([8], [9, 10, 11])])
+
+
+def test_logprobs_and_entropy_of_completion_tokens_at_the_temperature() -> None:
+    model = tiny_model()
+    logprobs, entropy = Policy(model, temperature=1.7).logprobs(BATCH)
+    model.set_attn_implementation("eager")
+    expected_logprobs, expected_entropy = [], []
+    for prompt, completion in (([3, 4, 5], [6, 7]), ([8], [9, 10, 11])):
+        logits = model(input_ids=torch.tensor([prompt + completion]), use_cache=False).logits[0].double() / 1.7
+        distribution = torch.log_softmax(logits, -1)[len(prompt) - 1 : -1]
+        expected_logprobs += [row[token] for row, token in zip(distribution, completion, strict=True)]
+        expected_entropy += [-(row.exp() * row).sum() for row in distribution]
+    torch.testing.assert_close(logprobs.double(), torch.stack(expected_logprobs), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(entropy.double(), torch.stack(expected_entropy), rtol=1e-4, atol=1e-5)
+
+
+def test_chunks_change_neither_value_nor_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for budget in (2**26, 2 * 64):  # all five tokens at once; two tokens a chunk
+        monkeypatch.setattr(policy_module, "LOGIT_BUDGET", budget)
+        policy = Policy(tiny_model(), temperature=1.2)
+        logprobs, entropy = policy.logprobs(BATCH)
+        (logprobs * torch.arange(5)).sum().backward()
+        results.append((logprobs, entropy, [p.grad for p in policy.parameters()]))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_does_more_at_its_head_is_refused(tmp_path: object) -> None:
+    model = tiny_model()
+    model.lm_head.forward = lambda hidden: 2 * (hidden @ model.lm_head.weight.T)  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match="output embedding"):
+        policy_module._check_head(model)
+
+
+def test_a_model_that_is_not_there_is_a_config_error(tmp_path: object) -> None:
+    with pytest.raises(ConfigError, match="model"):
+        load_model(f"{tmp_path}/nothing", torch.float32)

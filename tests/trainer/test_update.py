@@ -1,0 +1,91 @@
+"""The optimizer steps of a training step."""
+
+import pytest
+import torch
+
+from tests.trainer.tiny import tiny_model
+from trainer.batch import build_batches
+from trainer.config import LossConfig
+from trainer.policy import Policy
+from trainer.run_config import OptimizerConfig
+from trainer.types import TrainingSample, UpdateStats
+from trainer.update import make_optimizer, set_learning_rate, update_policy
+
+
+def samples() -> list[TrainingSample]:
+    """Eight groups of three, of mixed lengths, with log-probabilities that a sampler could have given."""
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for i in range(24):
+        lengths = torch.randint(1, 9, (2,), generator=generator).tolist()
+        prompt, completion = (tuple(torch.randint(2, 64, (n,), generator=generator).tolist()) for n in lengths)
+        advantage = float(torch.randn((), generator=generator))
+        made.append(
+            TrainingSample(i // 3, prompt, completion, (-4.0,) * len(completion), advantage, in_loss=i % 7 != 0)
+        )
+    return made
+
+
+def updated(
+    num_updates: int, tokens_per_microbatch: int, loss: LossConfig | None = None
+) -> tuple[UpdateStats, list[torch.Tensor]]:
+    policy, reference = Policy(tiny_model(0), 1.2), Policy(tiny_model(1), 1.2)
+    # Plain gradient descent: Adam would divide entries of almost no gradient by their own rounding errors.
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+    batches = build_batches(samples(), num_updates, tokens_per_microbatch)
+    stats = update_policy(policy, reference, optimizer, batches, loss or LossConfig(kl_coef=0.1), 1.0)
+    return stats, [p.detach() for p in policy.parameters()]
+
+
+@pytest.mark.parametrize("normalizer", ["token", "sequence"])
+def test_microbatches_do_not_change_the_update(normalizer: str) -> None:
+    loss = LossConfig.model_validate({"kl_coef": 0.1, "normalizer": normalizer})
+    (whole, one), (split, many) = updated(2, 10_000, loss), updated(2, 20, loss)
+    assert whole.means == pytest.approx(dict(split.means), rel=1e-4, abs=1e-6)
+    assert whole.grad_norm == pytest.approx(split.grad_norm, rel=1e-4)
+    torch.testing.assert_close(one, many, rtol=1e-4, atol=1e-6)
+
+
+def test_one_update_is_the_gradient_of_the_written_out_loss() -> None:
+    """Without clip, KL or masked samples the first update's gradient is that of -sum(A log pi) / tokens."""
+    policy = Policy(tiny_model(0), 1.2)
+    plain = [s for s in samples() if s.in_loss]
+    optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
+    before = [p.detach().clone() for p in policy.parameters()]
+    update_policy(policy, policy, optimizer, build_batches(plain, 1, 10_000), LossConfig(kl_coef=0.0), 1e9)
+
+    model = tiny_model(0).eval()
+    num_tokens = sum(len(s.token_ids) for s in plain)
+    loss = torch.zeros(())
+    for s in plain:
+        logits = model(input_ids=torch.tensor([s.prompt_ids + s.token_ids]), use_cache=False).logits[0] / 1.2
+        logprobs = torch.log_softmax(logits, -1)[len(s.prompt_ids) - 1 : -1]
+        loss -= s.advantage * logprobs.gather(-1, torch.tensor(s.token_ids)[:, None]).sum() / num_tokens
+    loss.backward()
+    for p, old, expected in zip(policy.parameters(), before, model.parameters(), strict=True):
+        torch.testing.assert_close(old - p.detach(), expected.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_old_logprobs_are_those_before_the_first_update() -> None:
+    """The second update sees ratios other than 1, so with a clip of almost nothing it clips."""
+    tight = LossConfig(clip_low=1e-6, clip_high=1e-6)
+    assert updated(1, 10_000, tight)[0].means["clip_high_frac"] == 0
+    assert updated(2, 10_000, tight)[0].means["clip_high_frac"] > 0
+
+
+def test_without_batches_the_policy_stays() -> None:
+    policy = Policy(tiny_model(0), 1.2)
+    before = [p.detach().clone() for p in policy.parameters()]
+    optimizer = make_optimizer(policy.parameters(), OptimizerConfig(weight_decay=0.1))
+    stats = update_policy(policy, policy, optimizer, (), LossConfig(), 1.0)
+    assert stats.num_updates == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
+
+
+def test_warm_up_is_linear_and_then_constant() -> None:
+    optimizer = make_optimizer([torch.nn.Parameter(torch.zeros(1))], OptimizerConfig())
+    rates = []
+    for step_of_era in range(1, 7):
+        set_learning_rate(optimizer, OptimizerConfig(learning_rate=1.0, warmup_steps=4), step_of_era)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
