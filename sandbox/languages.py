@@ -40,7 +40,10 @@ class Toolchain:
     Their memory is limited by RLIMIT_DATA and their own flags, that of others by RLIMIT_AS."""
     stack_bytes: int = 64 * MIB
     """Also what each thread of a program reserves."""
+    num_tasks: int = 64
+    """Processes and threads at once."""
     may_fork: bool = False
+    """Each process has its limits to itself, so there are few, and each has a share of the program's memory."""
     environment: tuple[tuple[str, str], ...] = ()
     """There is no /proc inside, from which many tools learn where they and their libraries are."""
 
@@ -151,6 +154,7 @@ def _bash() -> Toolchain | None:
         "echo canary\n",
         run_command=(os.path.realpath(found), "program.sh"),
         run_executable=("/usr/bin", *_LOADERS),
+        num_tasks=8,
         may_fork=True,
     )
 

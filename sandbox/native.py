@@ -9,6 +9,7 @@ The compiler reads a hostile text, so it is jailed like a program; what it made 
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import threading
 from collections import OrderedDict
@@ -19,12 +20,14 @@ from sandbox.precompiled import include_folder
 from sandbox.profiles import Profile
 from sandbox.slots import Slots, result_of
 from sandbox.types import MIB, ExecutionRequest, ExecutionResult, Limits, Status
-from sandbox.warm import Launch
+from sandbox.warm import Launch, memory_file
 
 COMPILE_DRIVER = "sandbox.native_child:compile_source"
 RUN_DRIVER = "sandbox.native_child:execute"
 COMPILE_LIMITS = Limits(cpu_time_s=30.0, memory_bytes=2048 * MIB, output_bytes=256 * MIB, disk_bytes=512 * MIB)
-CACHE_BYTES = 256 * MIB
+CACHE_BYTES, CACHE_ENTRIES = 256 * MIB, 256
+_SHARES = 4
+"""Of the memory of a program that may fork: what each of its few processes may have."""
 _MESSAGE_LINES, _MESSAGE_CHARS = 5, 1000
 # How the runtimes say that memory has run out. A program can talk itself into a failure here, never out of one.
 _OUT_OF_MEMORY = re.compile(
@@ -32,7 +35,22 @@ _OUT_OF_MEMORY = re.compile(
     rb"|[Cc]annot allocate memory|runtime: out of memory"
 )
 
-Compiled = bytes | ExecutionResult
+
+class Artefact:
+    """What a compiler made, in a memory file that nobody can change, so that a run costs no copy of it."""
+
+    def __init__(self, content: bytes) -> None:
+        self.size = len(content)
+        self.descriptor = memory_file(content)
+
+    def read(self) -> bytes:
+        return os.pread(self.descriptor, self.size, 0)
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+Compiled = Artefact | ExecutionResult
 """An artefact, or why there is none."""
 
 
@@ -65,18 +83,21 @@ class NativeRunner:
 
     def _execute(self, toolchain: Toolchain, request: ExecutionRequest) -> ExecutionResult:
         source = request.source.encode("utf-8", "surrogatepass")
-        artefact = self._compile_once(toolchain, source) if toolchain.compile_command else source
+        artefact = self._compile_once(toolchain, source) if toolchain.compile_command else None
         if isinstance(artefact, ExecutionResult):
             return artefact
-        limits = request.limits
-        runtime_bytes = toolchain.runtime_bytes or 0
-        memory_mb = max(1, limits.memory_bytes // MIB)
-        command = [word.format(memory_mb=memory_mb) for word in toolchain.run_command] or ["program"]
+        files = dict(request.files)
+        command = [word.format(memory_mb=max(1, request.limits.memory_bytes // MIB)) for word in toolchain.run_command]
+        if command:
+            files[command[-1]] = artefact.read() if artefact else source
+        limits = dataclasses.replace(
+            request.limits, memory_bytes=request.limits.memory_bytes + (toolchain.runtime_bytes or 0)
+        )
         instructions = {
-            "command": [*command, *request.files],
-            "artefact_name": command[-1] if toolchain.run_command else None,
-            "files": list(request.files),
-            "memory_bytes": limits.memory_bytes + runtime_bytes,
+            "command": [*(command or ["program"]), *request.files],
+            "interpreted": bool(command),
+            "files": list(files),
+            "memory_bytes": limits.memory_bytes // (_SHARES if toolchain.may_fork else 1),
             "stack_bytes": toolchain.stack_bytes,
             "data_only": toolchain.runtime_bytes is not None,
             "environment": dict(toolchain.environment),
@@ -84,19 +105,20 @@ class NativeRunner:
         launch = Launch(
             RUN_DRIVER,
             stdin=request.stdin,
-            inputs=(artefact, json.dumps(instructions).encode(), *request.files.values()),
-            limits=dataclasses.replace(limits, memory_bytes=limits.memory_bytes + runtime_bytes),
+            inputs=(json.dumps(instructions).encode(), *files.values()),
+            pass_fds=(artefact.descriptor,) if artefact and not command else (),
+            limits=limits,
             may_exec=True,
+            num_tasks=toolchain.num_tasks,
             may_fork=toolchain.may_fork,
             data_only=toolchain.runtime_bytes is not None,
         )
-        profile = Profile(
-            (), drivers=(RUN_DRIVER,), readable=toolchain.run_readable, executable=toolchain.run_executable
-        )
+        readable, executable = toolchain.run_readable, toolchain.run_executable
+        profile = Profile((), drivers=(RUN_DRIVER,), readable=readable, executable=executable)
         ended = self._slots_of(profile).run_fairly(launch)
         if ended is None:
             return ExecutionResult(Status.FORBIDDEN, detail="the program ends its runner")
-        result = result_of(ended, limits)
+        result = result_of(ended, request.limits)
         if result.status in (Status.NONZERO_EXIT, Status.SIGNALLED) and _OUT_OF_MEMORY.search(result.stderr[-4096:]):
             return dataclasses.replace(result, status=Status.MEMORY_LIMIT)
         return result
@@ -110,9 +132,12 @@ class NativeRunner:
         made = self._compile(toolchain, source)
         with self._lock:
             self._compiled[key] = made
-            while sum(len(kept) for kept in self._compiled.values() if isinstance(kept, bytes)) > CACHE_BYTES:
+            while len(self._compiled) > CACHE_ENTRIES or self._cached_bytes() > CACHE_BYTES:
                 self._compiled.popitem(last=False)
         return made
+
+    def _cached_bytes(self) -> int:
+        return sum(kept.size for kept in self._compiled.values() if isinstance(kept, Artefact))
 
     def _compile(self, toolchain: Toolchain, source: bytes) -> Compiled:
         command, readable = toolchain.compile_command, toolchain.compile_readable
@@ -145,7 +170,7 @@ class NativeRunner:
             return ExecutionResult(Status.COMPILE_ERROR, detail="the source ends the compiler's runner")
         result = result_of(ended, COMPILE_LIMITS)
         if result.status is Status.OK and ended.outputs[0]:
-            return ended.outputs[0]
+            return Artefact(ended.outputs[0])
         said = "\n".join(result.stderr.decode(errors="replace").splitlines()[:_MESSAGE_LINES])[:_MESSAGE_CHARS]
         why = "" if result.status is Status.NONZERO_EXIT else f"the compiler ended with {result.status}\n"
         return ExecutionResult(Status.COMPILE_ERROR, stderr=result.stderr, detail=f"{why}{said}".strip())

@@ -1,6 +1,6 @@
 """What happens in the forked child for a compiled or other language, last trusted code before the tool or the program.
 
-Both drivers find the source or the compiled program on descriptor 3 and a JSON object of instructions on 4.
+The compiler's driver finds the source on descriptor 3 and a JSON object of instructions on 4.
 """
 
 import io
@@ -8,7 +8,7 @@ import json
 import os
 import re
 import resource
-import zipfile
+from importlib import import_module
 from pathlib import Path
 
 from sandbox import child
@@ -44,6 +44,7 @@ def _jar(folder: Path) -> bytes:
     if not mains:
         raise SystemExit("error: no class has a method `public static void main(String[])`")
     packed = io.BytesIO()
+    zipfile = import_module("zipfile")  # brings four libraries along, which every fork would pay for
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as jar:
         main = mains[0].removesuffix(".class").replace("/", ".")
         jar.writestr("META-INF/MANIFEST.MF", f"Manifest-Version: 1.0\nMain-Class: {main}\n")
@@ -53,17 +54,19 @@ def _jar(folder: Path) -> bytes:
 
 
 def execute() -> None:
-    """Become the program, or the runtime that runs it."""
-    instructions = json.loads(child.read_all(4))
-    for offset, name in enumerate(instructions["files"]):
-        Path(name).write_bytes(child.read_all(5 + offset))
-    command, environment = instructions["command"], _ENVIRONMENT | instructions["environment"]
-    if instructions["artefact_name"]:
-        Path(instructions["artefact_name"]).write_bytes(child.read_all(3))
-    for descriptor in range(3, 5 + len(instructions["files"])):
+    """Become the program, or the runtime that runs it: descriptor 3 holds instructions, then come the files for the
+    work directory, and behind them, where the instructions name no interpreter, the executable."""
+    instructions = json.loads(child.read_all(3))
+    names, command = instructions["files"], instructions["command"]
+    for descriptor, name in enumerate(names, 4):
+        with open(name, "wb") as file:
+            file.write(child.read_all(descriptor))
+    executable = 4 + len(names)
+    for descriptor in range(3, executable + (not instructions["interpreted"])):
         os.set_inheritable(descriptor, False)
     # This interpreter's own share of the address space is not the program's.
     what = resource.RLIMIT_DATA if instructions["data_only"] else resource.RLIMIT_AS
     child.limit(what, instructions["memory_bytes"])
     child.limit(resource.RLIMIT_STACK, instructions["stack_bytes"])
-    os.execve(command[0] if instructions["artefact_name"] else 3, command, environment)
+    environment = _ENVIRONMENT | instructions["environment"]
+    os.execve(command[0] if instructions["interpreted"] else executable, command, environment)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sandbox.languages import Toolchain
+from sandbox.types import ExecutionResult
 
 _FLAGS_OF_A_HEADER = ("-x", "c++-header")
 
@@ -26,7 +27,7 @@ def include_folder(toolchain: Toolchain, make: Callable[..., Any]) -> Path | Non
         flags = flags[: flags.index("-static")]
         command = (compiler, *flags, *_FLAGS_OF_A_HEADER, "-o", "program", "stdc++.h")
         made = make(toolchain, command, toolchain.compile_readable, b"#include <bits/stdc++.h>\n", "stdc++.h")
-        if not isinstance(made, bytes) or not _keep(header, made):
+        if isinstance(made, ExecutionResult) or not _keep(header, made.read()):
             return None
     return folder
 

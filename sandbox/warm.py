@@ -151,8 +151,8 @@ class Running:
         self._clock = 0
         self._spent_before_s = 0.0
         self._over: dict[str, Any] = {}
-        self._files = [_memory_file(launch.stdin), *(os.memfd_create("out") for _ in range(2))]
-        self._files += [_memory_file(data) for data in launch.inputs]
+        self._files = [memory_file(launch.stdin), *(os.memfd_create("out") for _ in range(2))]
+        self._files += [memory_file(data) for data in launch.inputs]
         self._num_inputs = len(launch.inputs)
         self._files += [os.memfd_create("out") for _ in range(launch.num_outputs)]
         job = Job(
@@ -318,7 +318,7 @@ class Running:
             self._pidfd = None
 
 
-def _memory_file(data: bytes) -> int:
+def memory_file(data: bytes) -> int:
     """A file in memory that holds `data`, at its start, and that nobody can change: a reader that never reads it, or
     closes it, costs nobody anything."""
     descriptor = os.memfd_create("in", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

@@ -105,7 +105,7 @@ def test_the_cache_of_artefacts_is_bounded(runner: NativeRunner, monkeypatch: py
     monkeypatch.setattr("sandbox.native.CACHE_BYTES", 3_000_000)
     for number in range(8):
         assert run(runner, "c", f'#include <stdio.h>\nint main(void) {{ printf("{number}"); }}').stdout
-    assert sum(len(kept) for kept in runner._compiled.values() if isinstance(kept, bytes)) <= 3_000_000
+    assert runner._cached_bytes() <= 3_000_000
 
 
 def test_files_are_arguments(runner: NativeRunner) -> None:
@@ -197,3 +197,11 @@ def test_a_compiled_program_cannot(runner: NativeRunner, name: str) -> None:
 )
 def test_a_script_cannot(runner: NativeRunner, language: str, source: str) -> None:
     assert run(runner, language, source).stdout == b""
+
+
+def test_a_shell_cannot_take_its_memory_once_a_process(runner: NativeRunner) -> None:
+    hog = "head -c 100000000 /dev/zero | tail -c 100000000 | wc -c"
+    result = run(
+        runner, "bash", f"for i in 1 2 3 4 5 6 7 8 9; do ({hog}) & done; wait", limits=Limits(memory_bytes=64 * MIB)
+    )
+    assert b"100000000" not in result.stdout
