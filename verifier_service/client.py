@@ -9,6 +9,7 @@ Transport errors, 429 and 503 are tried again, with jitter and never before `Ret
 """
 
 import asyncio
+import json
 import random
 import socket
 import time
@@ -19,7 +20,7 @@ from typing import Any, Self
 
 import httpx
 from pydantic import JsonValue, ValidationError
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 from verifier_service.schemas import (
     Item,
@@ -289,7 +290,12 @@ def _timeout(read_s: float) -> httpx.Timeout:
 
 def _score_body(items: Sequence[Item], deadline_s: float, request_id: str | None) -> tuple[bytes, httpx.Timeout]:
     request = ScoreRequest(request_id=request_id or uuid.uuid4().hex, deadline_s=deadline_s, items=list(items))
-    return to_json(request, inf_nan_mode="constants"), _timeout(deadline_s + RUN_S + SPARE_S)
+    try:
+        body = to_json(request, inf_nan_mode="constants")
+    except PydanticSerializationError:
+        # A lone surrogate, which a decoder can leave in a completion, exists in JSON as an escape only.
+        body = json.dumps(request.model_dump(mode="python")).encode()
+    return body, _timeout(deadline_s + RUN_S + SPARE_S)
 
 
 def _sample_body(dataset: str, seed: int, count: int, config: Mapping[str, JsonValue] | None) -> bytes:

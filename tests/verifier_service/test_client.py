@@ -141,3 +141,11 @@ async def test_a_whole_step_can_be_gathered(client: Client) -> None:
         assert (await gathering.job(await gathering.submit([ITEM]))).total == 2
         assert len(await gathering.sample("chain_sum")) == 1
         assert await gathering.verifiers()
+
+
+def test_a_lone_surrogate_in_a_completion_is_sent_as_its_escape() -> None:
+    script = Script(httpx.Response(200, json=ANSWER))
+    item = ITEM.model_copy(update={"completions": ["cut \ud800 here", "é \x00"]})
+    with Client("http://service", transport=httpx.MockTransport(script)) as client:
+        client.score([item])
+    assert json.loads(script.requests[0].content)["items"][0]["completions"] == ["cut \ud800 here", "é \x00"]
