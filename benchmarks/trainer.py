@@ -199,7 +199,9 @@ def demo_source(folder: Path, num_steps: int) -> dict[str, Any]:
 
 def hidden(num_steps: int) -> None:
     """The demo with one grader that takes, for all groups of a round, as long as generating them."""
-    for settings in ({}, {"engine": {"max_rows": 64}}, {"engine": {"max_rows": 32}}, {"engine": {"max_rows": 16}}):
+    variants: list[dict[str, Any]] = [{}]
+    variants += [{"engine": {"max_rows": r}, "filter": {"oversample": o}} for o in (1.0, 1.5) for r in (64, 32, 16)]
+    for settings in variants:
         with tempfile.TemporaryDirectory() as temporary:
             source = demo_source(Path(temporary) / "quick", num_steps) | settings | {"reward": {"max_concurrency": 1}}
             quick = train_here(source, LocalClient(exact))

@@ -77,7 +77,7 @@ def kl_estimate(log_ratio: Tensor, estimator: str) -> Tensor:
     that of the KL, k3's is close to it near d = 0, and exactly it with `kl_unbiased` (arXiv 2512.02556).
     """
     d = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    values = {"k1": lambda: -d, "k2": lambda: d.square() / 2, "k3": lambda: d.exp() - d - 1}
+    values = {"k1": lambda: -d, "k2": lambda: d.square() / 2, "k3": lambda: d.expm1() - d}
     return values[estimator]().clamp(-MAX_KL, MAX_KL)
 
 

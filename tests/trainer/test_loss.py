@@ -148,6 +148,10 @@ def test_k1_and_k3_are_unbiased_and_k2_has_the_gradient_of_the_kl() -> None:
     assert useless.tolist() == pytest.approx([0.0] * 4, abs=1e-12)
 
 
+def test_k3_of_nearly_equal_probabilities_does_not_drown_in_rounding() -> None:
+    assert kl_estimate(torch.tensor([1e-4, -1e-4]), "k3").tolist() == pytest.approx([5e-9, 5e-9], rel=1e-2)
+
+
 def test_kl_of_a_hopeless_token_is_bounded() -> None:
     assert [float(kl_estimate(torch.tensor(d), "k3")) for d in (50.0, -5.0)] == pytest.approx([10.0, 4.0067], abs=1e-3)
 
