@@ -131,6 +131,11 @@ def test_every_call_works_against_the_service(client: Client) -> None:
     assert "echo" in {info.kind for info in client.verifiers()}
 
 
+def test_half_a_surrogate_pair_is_sent_and_mended(client: Client) -> None:
+    item = Item(task={"kind": "echo", "want": "yes"}, completions=["half \ud83d"])
+    assert client.score([item]).items[0].verdicts[0].extracted == "half \ufffd"
+
+
 async def test_a_whole_step_can_be_gathered(client: Client) -> None:
     async with AsyncClient(str(client._http.base_url), concurrency=8) as gathering:
         items = [Item(task={"kind": "echo", "want": str(number)}, completions=["3", "x"]) for number in range(40)]
