@@ -2,10 +2,10 @@
 
 Two rules correct a library score:
 
-1. Part of the reward stays where the answer achieves a part of what was asked (`EARNED_PARTS`: a correct but longer
+1. Part of a reward stays where the answer achieves a part of what was asked (`EARNED_PARTS`: a correct but longer
    solution, some boxes delivered, the right value in another notation). Everywhere else less than all is nothing: the
    library pays for being parsable, for containing the right answer among others, for being near, for a lucky prefix.
-2. Full reward stays unless the data set has a check in `CHECKS` that the answer fails. Each check mends a scorer that
+2. What is left stays unless the data set has a check in `CHECKS` that the answer fails. Each check mends a scorer that
    was found to pay in full for wrong answers; its docstring says how.
 
 The oracle of every data set keeps 1.0 under both (`tests/verifier_service/test_strict_scores.py`).
@@ -55,11 +55,13 @@ def strict_score(name: str, entry: Entry, answer: str, library_score: float) -> 
 
     Raises whatever a check raises on this answer; the service takes that for a wrong answer.
     """
-    if library_score < NEAR.get(name, 1.0):
-        floor = EARNED_PARTS.get(name)
-        return library_score if floor is not None and library_score > floor else 0.0
+    part = library_score < NEAR.get(name, 1.0)
+    if part and library_score <= EARNED_PARTS.get(name, 1.0):
+        return 0.0
     check = CHECKS.get(name)
-    return 1.0 if check is None or check(entry, answer) else 0.0
+    if check is not None and not check(entry, answer):
+        return 0.0
+    return library_score if part else 1.0
 
 
 def _same_text(entry: Entry, answer: str) -> bool:
@@ -133,6 +135,11 @@ def _one_fraction(entry: Entry, answer: str) -> bool:
     return len(re.findall(r"\d+", answer)) == 2
 
 
+def _buttons(entry: Entry, answer: str) -> bool:
+    """The letters A to C of any prose were pressed."""
+    return re.fullmatch(r"[A-Ca-c\s,→>-]+", answer) is not None
+
+
 def _two_coordinates(entry: Entry, answer: str) -> bool:
     """Of a list of points the first counted."""
     return entry["metadata"]["task_type"] != "orthocenter" or answer.count(",") == 1
@@ -197,6 +204,7 @@ CHECKS: Mapping[str, Callable[[Entry, str], bool]] = {
     "time_intervals": _whole_days,
     "calendar_arithmetic": _calendar,
     "game_of_life": _whole_board,
+    "quantum_lock": _buttons,
     "advanced_geometry": _two_coordinates,
     "propositional_logic": _new_conclusion,
     "simple_integration": _solved_expression,

@@ -30,10 +30,14 @@ def split(text: str) -> tuple[str, ...]:
     """The sentences of `text`, in order, without the white space behind them. Linear time."""
     starts, ends = [0], []
     for marked in _FROM_MARK.finditer(text):
-        end = _break_in(text, _word_start(text, marked.start()), marked.end())
-        if end is not None:
-            closing = _CLOSING.match(text, end)
-            ends.append(closing.end("marks") if closing else end)
+        start = _word_start(text, marked.start())
+        end = _break_in(text, start, marked.end())
+        alone = start + 1 if start == marked.start() and _MARK_IN_WORD.match(text, start, marked.end()) else None
+        for position in sorted(
+            {found for found in (alone, end) if found is not None}
+        ):  # a mark that starts a word ends a sentence by itself
+            closing = _CLOSING.match(text, position)
+            ends.append(closing.end("marks") if closing else position)
             starts.append(ends[-1])
     ends.append(len(text))
     # The first one keeps the white space in front of it, as Punkt's first does.

@@ -75,24 +75,21 @@ NORTHERN_CAPITALS = (
 """European capitals north of 45 degrees, from north to south."""
 
 IMPERATIVES = _words(
-    # forms that are hardly anything but a verb
-    "am are be been began begin begun came did do does done gave given go goes gone had has have is let made said says "
-    "took was went were wrote written born "
-    # verbs that texts start with
-    "add adopt allow apply ask avoid become believe bring build buy calculate capture celebrate check choose click "
-    "combine come compare conduct connect consider contact convert create cut deliver describe design determine "
-    "develop discover discuss divide download draw eat embrace encourage end enjoy ensure enter establish estimate "
-    "evaluate examine expand explain explore fill find follow gather generate get give grab grow help "
-    "identify imagine implement improve include increase introduce invest investigate invite join keep know learn "
-    "leave listen look maintain make measure meet mix move multiply note open organize pay perform pick place plan "
-    "play practice prepare present prevent promote protect provide put read reduce remain remove repeat replace "
-    "respond say schedule see seek select send serve share show solve spend start stay stop subtract summarize "
-    "support take teach tell test think transform translate travel try turn understand use visit wait wake walk want "
-    "watch wear welcome write"
+    "accomplish apologize apply approve assume authorize be begin bring built call celebrate characterize check choose "
+    "cling connect consider contend create criticize customize develop did do does driven eliminate embrace "
+    "emphasize encourage engage enjoy estimate expect explain fallen generate get give given gone grab had happens has "
+    "have hold imagine improve include introduce investigate is justify keep laid learn leave led left let listen look "
+    "looks lose lost made offset open organize paid participate perform persuade plead preserve pretend "
+    "propose prove provide publish punish put qualify raise read realize recognize recommend remove resolve save say "
+    "says see seems seize select send shake sing sold specialize spend spring subtract summarize swing switch take "
+    "taken talk tell tend testify think thought threaten throw tighten told transform try turns undertake upset use "
+    "utilize verify visit wake want was weave welcome were wonder write writes born"
 )
+"""First words that the tagger takes for verbs more often than not; most capitalised verbs it takes for names."""
 
 NO_PARTICIPLES = _words(
-    "anything being's bring ceiling darling during evening everything hundred indeed interesting king morning nothing "
-    "sibling sing something spring string thing unprecedented sacred beloved red breed speed wedding"
+    "accounting advanced anything balanced ceiling during enhanced everything exceed experienced hundred indeed "
+    "interested interesting king married mixed morning nothing satisfied something sophisticated speed succeed thing "
+    "trading united wedding"
 )
-"""They end like participles and are none."""
+"""They end like participles and are taken for something else."""
