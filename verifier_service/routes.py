@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
+from importlib import import_module
 from importlib.resources import files
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
 
-from verifier_service import sampling
 from verifier_service.batch import Batch
 from verifier_service.bodies import admit, parse, read_body
 from verifier_service.chunks import dump
@@ -21,6 +21,7 @@ from verifier_service.schemas import (
     FieldError,
     JobAccepted,
     JobState,
+    SampledItem,
     SampleRequest,
     SampleResponse,
     ScoreRequest,
@@ -107,7 +108,7 @@ async def sample(request: Request) -> Response:
     service = service_of(request)
     wanted = parse(SampleRequest, await read_body(request, service.settings))
     try:
-        items = await asyncio.to_thread(sampling.sample, wanted.dataset, wanted.seed, wanted.count, wanted.config)
+        items = await asyncio.to_thread(_sampled, wanted)
     except TaskRefused as refused:
         raise bad_body("no such tasks", [FieldError(loc=[refused.field], msg=refused.message)]) from None
     return Response(dump(SampleResponse(items=items)), media_type=JSON)
@@ -160,6 +161,13 @@ async def status(request: Request) -> dict[str, object]:
         for name, lane in service.gauge.lanes.items()
     }
     return {"reachable": service.gauge.reachable, "lanes": lanes, "verdicts": service.metrics.verdict_counts()}
+
+
+def _sampled(wanted: SampleRequest) -> list[SampledItem]:
+    # Imported when first asked for: Reasoning Gym takes longer to load than all the rest of the API.
+    sampling = import_module("verifier_service.sampling")
+    items: list[SampledItem] = sampling.sample(wanted.dataset, wanted.seed, wanted.count, wanted.config)
+    return items
 
 
 async def _submit(request: Request, service: Service) -> Batch:
