@@ -75,7 +75,11 @@ def open_run(config: RunConfig, client: RewardClient, sample: Sampler) -> Run:
     data = tokenize(training, validation, tokenizer, config.sampling.max_prompt_tokens)
     run = assemble(config, folder, tokenizer, data, checkpoints, checkpoint, client)
     if checkpoint:
-        run.load_checkpoint(checkpoint)
+        try:
+            run.load_checkpoint(checkpoint)
+        except BaseException:
+            run.close()
+            raise
         run.note("resume", "killed" if run.state.step < config.num_steps else "again", changes)
     return run
 

@@ -61,6 +61,10 @@ class Scorer:
             futures.append(self._pool.submit(self._score_group, group, step))
         generated = time.monotonic()
         scored = [future.result() for future in futures]
+        if failures := [s.failure for s in scored if s.failure is not None]:
+            logger.warning(
+                "step %d: no verdicts for %d of %d groups: %s", step, len(failures), len(scored), failures[0]
+            )
         stats.generate_s += generated - begun
         stats.wait_s += time.monotonic() - generated
         stats.busy_s += _union_s([(s.begun, s.ended) for s in scored])
@@ -82,14 +86,14 @@ class Scorer:
         # The key names what is judged: a resumed run asks for the same again, another sample is another request.
         digest = hashlib.blake2b(item.model_dump_json().encode(), digest_size=8).hexdigest()
         request_id = f"{self._run_name}-{step}-{group.index}-{digest}"
+        failure = None
         try:
             response = self._client.score([item], deadline_s=self._config.deadline_s, request_id=request_id)
             verdicts = response.items[0].verdicts
         except ServiceError as error:
-            logger.warning("step %d: no verdicts for %s: %s", step, group.prompt.id, error)
-            verdicts = [lost_verdict(group, error)] * len(group.rollouts)
+            verdicts, failure = [lost_verdict(group, error)] * len(group.rollouts), str(error)
         rollouts = tuple(replace(r, verdict=v) for r, v in zip(group.rollouts, verdicts, strict=True))
-        return _Scored(replace(group, rollouts=rollouts), begun, time.monotonic())
+        return _Scored(replace(group, rollouts=rollouts), begun, time.monotonic(), failure)
 
 
 def lost_verdict(group: RolloutGroup, error: ServiceError) -> Verdict:
@@ -108,6 +112,8 @@ class _Scored:
     group: RolloutGroup
     begun: float
     ended: float
+    failure: str | None
+    """Why the service gave no verdicts."""
 
 
 def _union_s(spans: Iterable[tuple[float, float]]) -> float:

@@ -16,7 +16,7 @@ def act_on(alarm: Alarm, run: Run) -> None:
     """
     if alarm.action == "stop":
         raise GuardError(f"step {run.state.step}: {alarm.message}")
-    num_rollbacks = run.state.guards.num_rollbacks + 1
+    num_rollbacks = run.state.guards.num_rollbacks  # this one counted, by the guard
     run.load_checkpoint(run.checkpoints.load_before_trouble())
     run.state = replace(run.state, guards=replace(run.state.guards, num_rollbacks=num_rollbacks))
     run.note("rollback", alarm.message)

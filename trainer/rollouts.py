@@ -59,6 +59,8 @@ class Collector:
             judged += groups
             num_prompts += count
             refill = add_round(refill, groups, config.filter)
+            if rewards.unknown_frac > config.reward.max_error_frac:
+                break  # the step will not be trained on: no more rounds for a service that is away
         kept, carry = finish(refill, config.filter)
         return Collected(kept, carry, tuple(judged), refill, rewards, num_prompts)
 
