@@ -10,7 +10,9 @@ import argparse
 import os
 import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,6 +23,7 @@ from sandbox.pool import open_runner
 from sandbox.types import ExecutionRequest
 
 BARE = "/usr/bin/python3"
+BINARY = os.path.join(tempfile.gettempdir(), f"compiled-{os.getpid()}")
 NUMPY_PYTHON = sys.executable
 TRIVIAL = "print(1)"
 IMPORTS = (
@@ -29,6 +32,8 @@ IMPORTS = (
 )
 NUMPY = "import numpy as np\nprint(np.arange(10).sum())"
 TEST = "n = int(input())\nprint(sum(map(int, input().split())) + n)"
+COMPILED = '#include <cstdio>\nint main() { puts("1"); }'
+COMPILED_TARGET_MS = 3.0
 NUM_TESTS = 50
 CELLS = {
     "bare print(1)": ([BARE, "-I", "-S", "-c"], TRIVIAL),
@@ -38,6 +43,8 @@ CELLS = {
     "bare numpy": ([NUMPY_PYTHON, "-c"], NUMPY),
     "sandboxed numpy": (None, NUMPY),
     "sandboxed test": (None, TEST),
+    "bare compiled": ([BINARY], ""),
+    "sandboxed compiled": (None, COMPILED),
 }
 TARGETS = (
     ("print(1)", "sandboxed print(1)", "bare print(1)", 0.45),
@@ -63,7 +70,8 @@ def run_bare(command: list[str], source: str, times: int) -> None:
 def run_sandboxed(source: str, times: int) -> None:
     runner = open_runner(num_slots=1)
     for _ in range(times):
-        result = runner.execute(ExecutionRequest(source, stdin=b"3\n1 2 3\n"))
+        language = "cpp" if source == COMPILED else "python"
+        result = runner.execute(ExecutionRequest(source, language, stdin=b"3\n1 2 3\n"))
         assert result.stdout.strip(), result
     runner.close()
 
@@ -105,6 +113,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--programs", type=int, default=200)
     options = parser.parse_args()
+    subprocess.run(["g++", "-O2", "-static", "-x", "c++", "-", "-o", BINARY], input=COMPILED, text=True, check=True)
     samples: dict[str, list[float]] = {cell: [] for cell in CELLS}
     many = f"sandboxed {NUM_TESTS} tests"
     samples[many] = []
@@ -121,6 +130,9 @@ def main() -> None:
         ratios.add_row(what, f"{ratio:.3f}", f"<= {target}", "yes" if ratio <= target else "no")
     console = Console()
     console.print(table, ratios)
+    over_ms = [1000 * (a - b) for a, b in zip(samples["sandboxed compiled"], samples["bare compiled"], strict=True)]
+    console.print(f"compiled: {statistics.median(over_ms):.2f} ms over bare (target {COMPILED_TARGET_MS})")
+    os.unlink(BINARY)
     for slots in (1, 2):
         console.print(f"print(1) with {slots} slots: {throughput(slots, options.programs):.0f} programs a second")
 

@@ -3,6 +3,7 @@
 A toolchain is looked for once, by name on PATH; nothing is installed. Adding a language is one recipe below.
 """
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -47,11 +48,8 @@ class Toolchain:
     environment: tuple[tuple[str, str], ...] = ()
     """There is no /proc inside, from which many tools learn where they and their libraries are."""
 
-    @property
-    def version(self) -> str:
-        """Changes whenever the compiler does; asking compilers for theirs costs up to half a second."""
-        tool = Path((self.compile_command or self.run_command)[0]).resolve()
-        return f"{tool}:{tool.stat().st_size}:{tool.stat().st_mtime_ns}"
+    version: str = ""
+    """Changes whenever the compiler does; asking compilers for theirs costs up to half a second."""
 
 
 _HELLO_C = '#include <stdio.h>\nint main(void) { puts("canary"); return 0; }\n'
@@ -174,7 +172,12 @@ _RECIPES: Mapping[str, Callable[[], Toolchain | None]] = {
 def toolchains() -> Mapping[str, Toolchain]:
     """What this host can run beside Python."""
     found = {language: recipe() for language, recipe in _RECIPES.items()}
-    return {language: toolchain for language, toolchain in found.items() if toolchain is not None}
+    return {name: dataclasses.replace(tool, version=_version(tool)) for name, tool in found.items() if tool}
+
+
+def _version(toolchain: Toolchain) -> str:
+    tool = Path((toolchain.compile_command or toolchain.run_command)[0]).resolve()
+    return f"{tool}:{tool.stat().st_size}:{tool.stat().st_mtime_ns}"
 
 
 def available_languages() -> tuple[str, ...]:

@@ -13,6 +13,8 @@ import os
 import re
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
 
 from sandbox.errors import LanguageUnavailable, RunnerLost
 from sandbox.languages import Toolchain, toolchains
@@ -59,8 +61,9 @@ class NativeRunner:
 
     def __init__(self, num_slots: int) -> None:
         self._num_slots = num_slots
-        self._slots: dict[Profile, Slots] = {}
+        self._slots: dict[tuple[str, ...], Slots] = {}
         self._compiled: OrderedDict[bytes, Compiled] = OrderedDict()
+        self._include: dict[str, Path | None] = {}
         self._proven: set[str] = set()
         self._lock = threading.Lock()
 
@@ -86,36 +89,25 @@ class NativeRunner:
         artefact = self._compile_once(toolchain, source) if toolchain.compile_command else None
         if isinstance(artefact, ExecutionResult):
             return artefact
-        files = dict(request.files)
-        command = [word.format(memory_mb=max(1, request.limits.memory_bytes // MIB)) for word in toolchain.run_command]
-        if command:
-            files[command[-1]] = artefact.read() if artefact else source
         limits = dataclasses.replace(
             request.limits, memory_bytes=request.limits.memory_bytes + (toolchain.runtime_bytes or 0)
         )
-        instructions = {
-            "command": [*(command or ["program"]), *request.files],
-            "interpreted": bool(command),
-            "files": list(files),
-            "memory_bytes": limits.memory_bytes // (_SHARES if toolchain.may_fork else 1),
-            "stack_bytes": toolchain.stack_bytes,
-            "data_only": toolchain.runtime_bytes is not None,
-            "environment": dict(toolchain.environment),
-        }
+        files = dict(request.files)
+        if toolchain.run_command:
+            files[toolchain.run_command[-1]] = artefact.read() if artefact else source
         launch = Launch(
             RUN_DRIVER,
             stdin=request.stdin,
-            inputs=(json.dumps(instructions).encode(), *files.values()),
-            pass_fds=(artefact.descriptor,) if artefact and not command else (),
+            inputs=(_instructions(toolchain, request, files, limits), *files.values()),
+            pass_fds=(artefact.descriptor,) if artefact and not toolchain.run_command else (),
             limits=limits,
             may_exec=True,
             num_tasks=toolchain.num_tasks,
             may_fork=toolchain.may_fork,
             data_only=toolchain.runtime_bytes is not None,
         )
-        readable, executable = toolchain.run_readable, toolchain.run_executable
-        profile = Profile((), drivers=(RUN_DRIVER,), readable=readable, executable=executable)
-        ended = self._slots_of(profile).run_fairly(launch)
+        slots = self._slots_for((toolchain.language, RUN_DRIVER), toolchain.run_readable, toolchain.run_executable)
+        ended = slots.run_fairly(launch)
         if ended is None:
             return ExecutionResult(Status.FORBIDDEN, detail="the program ends its runner")
         result = result_of(ended, request.limits)
@@ -141,8 +133,11 @@ class NativeRunner:
 
     def _compile(self, toolchain: Toolchain, source: bytes) -> Compiled:
         command, readable = toolchain.compile_command, toolchain.compile_readable
-        if toolchain.language == "cpp" and (folder := include_folder(toolchain, self._make)):
-            command, readable = (*command, f"-I{folder}"), (*readable, str(folder))
+        if toolchain.language == "cpp":
+            if toolchain.version not in self._include:
+                self._include[toolchain.version] = include_folder(toolchain, self._make)
+            if folder := self._include[toolchain.version]:
+                command, readable = (*command, f"-I{folder}"), (*readable, str(folder))
         return self._make(toolchain, command, readable, source, toolchain.source_name)
 
     def _make(
@@ -164,8 +159,8 @@ class NativeRunner:
             may_fork=True,
             data_only=toolchain.runtime_bytes is not None,
         )
-        profile = Profile((), drivers=(COMPILE_DRIVER,), readable=readable, executable=toolchain.compile_executable)
-        ended = self._slots_of(profile).run_fairly(launch)
+        slots = self._slots_for((toolchain.language, COMPILE_DRIVER, *readable), readable, toolchain.compile_executable)
+        ended = slots.run_fairly(launch)
         if ended is None:
             return ExecutionResult(Status.COMPILE_ERROR, detail="the source ends the compiler's runner")
         result = result_of(ended, COMPILE_LIMITS)
@@ -175,12 +170,29 @@ class NativeRunner:
         why = "" if result.status is Status.NONZERO_EXIT else f"the compiler ended with {result.status}\n"
         return ExecutionResult(Status.COMPILE_ERROR, stderr=result.stderr, detail=f"{why}{said}".strip())
 
-    def _slots_of(self, profile: Profile) -> Slots:
+    def _slots_for(self, key: tuple[str, ...], readable: tuple[str, ...], executable: tuple[str, ...]) -> Slots:
         with self._lock:
-            if profile not in self._slots:
-                self._slots[profile] = Slots(profile, self._num_slots)
-            return self._slots[profile]
+            if key not in self._slots:
+                profile = Profile((), drivers=(key[1],), readable=readable, executable=executable)
+                self._slots[key] = Slots(profile, self._num_slots)
+            return self._slots[key]
 
     def close(self) -> None:
         for slots in self._slots.values():
             slots.close()
+
+
+def _instructions(toolchain: Toolchain, request: ExecutionRequest, files: Mapping[str, bytes], limits: Limits) -> bytes:
+    """What `native_child.execute` reads."""
+    memory_mb = max(1, request.limits.memory_bytes // MIB)
+    command = [word.format(memory_mb=memory_mb) for word in toolchain.run_command] or ["program"]
+    instructions = {
+        "command": [*command, *request.files],
+        "interpreted": bool(toolchain.run_command),
+        "files": list(files),
+        "memory_bytes": limits.memory_bytes // (_SHARES if toolchain.may_fork else 1),
+        "stack_bytes": toolchain.stack_bytes,
+        "data_only": toolchain.runtime_bytes is not None,
+        "environment": dict(toolchain.environment),
+    }
+    return json.dumps(instructions).encode()
