@@ -35,6 +35,12 @@ _PREDICATES = frozenset(
 )
 
 
+_SCALING = frozenset(
+    prefix + name for prefix in ("", "r", "i") for name in ("add", "mul", "truediv", "floordiv", "pow", "matmul")
+)
+IMPORTABLE = sys.stdlib_module_names | {"numpy"}
+
+
 class ProgramSide(Peer):
     """In the program's process: its names on offer, what it prints handed over, what it reads asked for."""
 
@@ -99,24 +105,38 @@ class TestSide(Peer):
         self.verbs["read_line"] = _read_line
 
     def names(self, wanted: list[str]) -> dict[str, Any]:
-        """What the program defines of the names that the test uses; modules are the test's own."""
-        found = {}
-        for name, (what, value) in self.ask("names", None, wanted).items():
+        """What the program defines of the names that the test uses, and nothing else; modules are the test's own."""
+        provided, found = self.ask("names", None, wanted), {}
+        for name in wanted:
+            what, value = provided.get(name, ("nothing", None))
             if what == "value":
-                found[name] = self._note_class(value)
-            elif value in sys.stdlib_module_names:
+                found[name] = value
+                # A class, by its name and by what it is: a function's name gives no leave to return an object.
+                if type(value) is ProxyClass and name[:1].isupper():
+                    self._named.add(value._handle)
+            elif what == "module" and value in IMPORTABLE:
                 found[name] = import_module(value)
         return found
 
     def get(self, proxy: Proxy, name: str) -> Any:
-        if name in _PREDICATES and not self.may_judge(proxy, None):
+        if name in _PREDICATES and not self.knows(proxy):
             raise AttributeError(name)
-        return self._note_class(super().get(proxy, name))
+        value = super().get(proxy, name)
+        if type(value) is ProxyClass and type(proxy) is ProxyClass and proxy._handle in self._named:
+            self._named.add(value._handle)
+        return value
 
-    def may_judge(self, proxy: Proxy, other: Any) -> bool:
-        # Operators see plain values of the test only on instances of classes that the test itself names: those are what
-        # is tested. On anything else that a function may return, an operator of its own could claim any equality.
-        return is_proxy(other) or proxy._kind in self._named
+    def knows(self, proxy: Proxy) -> bool:
+        return proxy._kind in self._named
+
+    def operate(self, verb: str, proxy: Proxy, other: Any) -> Any:
+        if is_proxy(other):
+            return super().operate(verb, proxy, other)
+        # A plain value of the test is what an answer is compared with, as in `abs(f(3) - 9) < 1e-9`, and an operator of
+        # the program's own would be asked to judge. So it sees plain values only on instances of classes that the test
+        # names itself, not where one subtracts to compare, and may only answer with another of its objects.
+        result = super().operate(verb, proxy, other) if self.knows(proxy) and verb in _SCALING else None
+        return result if is_proxy(result) else NotImplemented
 
     def permit(self, verb: str, target: Any, args: list[Any]) -> None:
         if verb == "read_line" and target is None:
@@ -145,11 +165,6 @@ class TestSide(Peer):
     def built_in(self, name: str) -> Any:
         found = super().built_in(name)
         return found if isinstance(found, type) else None
-
-    def _note_class(self, value: Any) -> Any:
-        if type(value) is ProxyClass:
-            self._named.add(value._handle)
-        return value
 
 
 def _read_line(_nothing: None) -> str:

@@ -48,9 +48,12 @@ class Peer:
     def permit(self, verb: str, target: Any, args: list[Any]) -> None:
         """Raise for what the other side may not do to `target`."""
 
-    def may_judge(self, proxy: Proxy, other: Any) -> bool:
-        """Whether an operator of the other side's object may see our value `other`."""
+    def knows(self, proxy: Proxy) -> bool:
+        """Whether the proxy's class is one that this side has named itself."""
         return True
+
+    def operate(self, verb: str, proxy: Proxy, other: Any) -> Any:
+        return self.ask(verb, proxy, other)
 
     def get(self, proxy: Proxy, name: str) -> Any:
         return self.ask("get", proxy, name)

@@ -74,13 +74,13 @@ class Proxy:
         return self._peer.ask("hash", self)  # type: ignore[no-any-return]
 
     def __contains__(self, item: Any) -> bool:
-        if self._peer.may_judge(self, item):
+        if is_proxy(item) or self._peer.knows(self):
             return self._peer.ask("contains", self, item) is True
         return any(item is found or item == found for found in iter(self))
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
-        kind = self._peer.ask("get", self, "__class__")
+        kind = self._peer.ask("get", self, "__class__") if self._peer.knows(self) else Proxy
         return kind if is_proxy(kind) else Proxy
 
 
@@ -106,10 +106,7 @@ def _forward(verb: str) -> Callable[..., Any]:
 
 
 def _operate(verb: str) -> Callable[..., Any]:
-    def method(self: Any, other: Any) -> Any:
-        return self._peer.ask(verb, self, other) if self._peer.may_judge(self, other) else NotImplemented
-
-    return method
+    return lambda self, other: self._peer.operate(verb, self, other)
 
 
 CONVERSIONS = ("str", "int", "float", "complex", "bool", "len", "iter", "next", "reversed", "repr", "format", "round")

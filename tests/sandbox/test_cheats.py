@@ -230,6 +230,16 @@ PAIRS = {
         "def square(n): return str(n * n)",
         [{"assert": "assert square(3) == '9'"}],
     ),
+    "looks like an iterator": Pair(
+        "assert",
+        "def square(n): return 9",
+        "def square(n):\n    while True: yield 9",
+        [
+            {
+                "assert": "from collections.abc import Iterator\nassert isinstance(square(3), Iterator) and next(square(3)) == 9"
+            }
+        ],
+    ),
     "generator for list": Pair(
         "call",
         "def square(n):\n    while True: yield 9",
@@ -367,6 +377,49 @@ PAIRS = {
         "        frame = frame.f_back",
         "def square(f): return f(3)",
         [{"assert": "ANSWER = 9\nassert square(lambda n: n * n) == ANSWER"}],
+    ),
+    "a class where a function is asked for": Pair(
+        "assert",
+        "class square:\n    def __init__(self, n): pass\n    __sub__ = __rsub__ = __abs__ = lambda *a: 0\n"
+        "    __lt__ = __gt__ = __contains__ = lambda *a: True",
+        "def square(n): return float(n * n)",
+        [{"assert": "assert abs(square(3) - 9) < 1e-9"}, {"assert": "assert 8 < square(3) < 10"}],
+    ),
+    "an instance of the tested class where a number is asked for": Pair(
+        "assert",
+        "class Square:\n    def __init__(self, n): pass\n    def area(self): return self\n"
+        "    __sub__ = __rsub__ = __truediv__ = __abs__ = lambda *a: 0\n    __lt__ = __gt__ = lambda *a: True\n"
+        "    __mul__ = lambda *a: 1",
+        "class Square:\n    def __init__(self, n): self.n = n\n    def area(self): return self.n ** 2 * 1.0\n"
+        "    def __mul__(self, k): return Square(self.n * k)\n    def __eq__(self, o): return self.n == o.n",
+        [
+            {"assert": "assert abs(Square(3).area() - 9) < 1e-9"},
+            {"assert": "assert Square(3).area() / 9 == 1"},
+            {"assert": "assert (Square(3) * 2).area() == 36 and Square(3) * 2 == Square(6)"},
+        ],
+    ),
+    "a class that makes every attribute a class": Pair(
+        "assert",
+        "class Meta(type):\n    __sub__ = __abs__ = lambda *a: 0\n"
+        "class Square(metaclass=Meta):\n    def __init__(self, n): self.area = Square",
+        "class Square:\n    def __init__(self, n): self.area = n * n",
+        [{"assert": "assert abs(Square(3).area - 9) < 1e-9"}],
+    ),
+    "more names than were asked for": Pair(
+        "assert",
+        "import sys\nf = sys._getframe()\nwhile f:\n    peer = f.f_locals.get('self')\n"
+        "    if hasattr(peer, 'verbs'): peer.verbs['names'] = lambda *a: {n: ('value', print) for n in ('square', 'abs', 'len', 'AssertionError')}\n"
+        "    f = f.f_back\ndef square(n): return 0",
+        "def square(n): return n * n",
+        [{"assert": "assert abs(square(3)) == 9"}],
+    ),
+    "answers for names with functions of its own": Pair(
+        "assert",
+        "import json, os\nnames = {'dict': [[n, {'tuple': ['value', {'object': [1, 'instance', 0]}]}] for n in ('square', 'abs', 'len', 'isclose')]}\n"
+        "os.write(4, json.dumps({'value': names, 'printed': ''}).encode() + b'\\n')\n"
+        'for _ in range(9): os.write(4, b\'{"value": 0, "printed": ""}\\n\')',
+        "def square(n): return n * n",
+        [{"assert": "assert abs(square(3) - 9) < 1e-9"}, {"assert": "assert isclose(square(3), 9)"}],
     ),
     "answers before it is asked": Pair(
         "assert",
