@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, Request
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,6 +28,7 @@ access_log = logging.getLogger("verifier_service.access")
 OPEN_ROUTES = frozenset({"/healthz", "/readyz"})
 """Everything else needs a key where keys are configured."""
 CONNECT_TIMEOUT_S = 3.0
+MAX_CONNECTIONS, POOL_TIMEOUT_S = 128, 20.0
 
 
 def create_app(settings: Settings, redis_url: str) -> FastAPI:
@@ -38,9 +39,15 @@ def create_app(settings: Settings, redis_url: str) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # No socket timeout: the listener blocks; a dead peer is found by TCP keep-alive and the health check.
-        redis = Redis.from_url(
-            redis_url, socket_timeout=None, socket_connect_timeout=CONNECT_TIMEOUT_S, health_check_interval=30
+        pool = BlockingConnectionPool.from_url(
+            redis_url,
+            max_connections=MAX_CONNECTIONS,
+            timeout=POOL_TIMEOUT_S,
+            socket_timeout=None,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            health_check_interval=30,
         )
+        redis = Redis(connection_pool=pool)
         gauge = QueueGauge(redis, settings, metrics)
         jobs = Jobs(redis, settings, metrics)
         await jobs.start()
@@ -51,6 +58,7 @@ def create_app(settings: Settings, redis_url: str) -> FastAPI:
         sampling.cancel()
         await jobs.stop()
         await redis.aclose()
+        await pool.aclose()
 
     app = FastAPI(
         title="Verifier service",

@@ -59,7 +59,8 @@ class Batch:
         self.verdicts: list[bytes | None] = [None] * layout.total
         self.missing = layout.total
         self.cancelled = False
-        self.lost = False
+        self.dropped = False
+        """Lost with Redis, or left by its client: this process no longer looks after it."""
         self.deadline = time.monotonic() + layout.deadline_at - time.time()
         """On this process's monotonic clock, so that a jump of the wall clock does not end the waiting."""
         self.waiters = 0
@@ -73,7 +74,7 @@ class Batch:
 
     def settled(self) -> bool:
         """Nothing more will come."""
-        return self.finished or self.cancelled or self.lost
+        return self.finished or self.cancelled or self.dropped
 
     def fill(self, positions: Sequence[int], verdicts: Sequence[bytes]) -> None:
         """Take verdicts in; the first for a position counts."""
@@ -90,6 +91,10 @@ class Batch:
                 slot = next(s for s in self.layout.slots if s.start <= position < s.start + s.count)
                 verdict = cannot_judge(slot.kind, slot.version, reason)
                 self.fill([position], [verdict.model_dump_json().encode()])
+
+    def drop(self) -> None:
+        self.dropped = True
+        self.announce()
 
     def announce(self) -> None:
         """Wake whoever waits for a change."""

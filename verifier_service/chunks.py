@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import JsonValue, TypeAdapter
 from pydantic_core import from_json, to_json
 
-from verifier_service.lanes import lane_of
+from verifier_service.lanes import Lane, lane_of
 from verifier_service.schemas import Item
 
 
@@ -116,7 +116,7 @@ class Chunk:
     positions: list[int]
 
     @property
-    def lane(self) -> str:
+    def lane(self) -> Lane:
         return lane_of(self.chunk_id)
 
 

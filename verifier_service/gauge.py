@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from rq.utils import utcparse
 
 from verifier_service import lanes
+from verifier_service.chunks import Chunk
 from verifier_service.metrics import Metrics
 from verifier_service.problems import Refusal
 from verifier_service.settings import Settings
@@ -62,6 +63,11 @@ class QueueGauge:
 
     def missing_lanes(self) -> list[str]:
         return [lane for lane in lanes.LANES if self.lanes[lane].workers == 0]
+
+    def count(self, chunks: Iterable[Chunk]) -> None:
+        """What was enqueued since the last sample, so that a burst does not slip in between two."""
+        for chunk in chunks:
+            self.lanes[chunk.lane].depth += 1
 
     def admit(self, wanted: Iterable[str]) -> None:
         """Raises `Refusal` 429 where a lane is full; Retry-After is when it will have room at the measured rate."""

@@ -4,8 +4,7 @@ A chunk's id starts with its lane (`code-<job>-3`), and every key of a lane star
 or `rq:job:<lane>-`, so that a Redis ACL can hold a lane's workers to their own keys.
 """
 
-from collections.abc import Sequence
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Literal, cast
 
 Lane = Literal["light", "code", "slow"]
 LANES: Final[tuple[Lane, ...]] = ("light", "code", "slow")
@@ -31,8 +30,8 @@ def record_key(chunk_id: str) -> str:
     return f"rq:job:{chunk_id}"
 
 
-def lane_of(chunk_id: str) -> str:
-    return chunk_id.partition("-")[0]
+def lane_of(chunk_id: str) -> Lane:
+    return cast(Lane, chunk_id.partition("-")[0])
 
 
 def payload_key(chunk_id: str) -> str:
@@ -120,19 +119,14 @@ redis.call('LPUSH', KEYS[2], ARGV[1])
 return 1
 """
 
-# KEYS record, payload, queue; ARGV chunk id, '1' to withdraw it even from a worker. Returns 0 if it was dispatched.
+# KEYS record, payload, queue; ARGV chunk id, '1' to withdraw it even from a worker. Returns 1 if it was there to be
+# withdrawn: not dispatched, not finished.
 WITHDRAW = """
 if ARGV[2] == '0' and redis.call('HEXISTS', KEYS[1], 'attempts') == 1 then return 0 end
 redis.call('LREM', KEYS[3], 0, ARGV[1])
-redis.call('DEL', KEYS[1], KEYS[2])
-return 1
+redis.call('DEL', KEYS[2])
+return redis.call('DEL', KEYS[1])
 """
-
-
-class Script(Protocol):
-    """A registered script of either client; the asynchronous one returns an awaitable."""
-
-    def __call__(self, keys: Sequence[str], args: Sequence[Any]) -> Any: ...
 
 
 def claim_keys(chunk_id: str) -> list[str]:

@@ -10,10 +10,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
 
 from verifier_service.batch import Batch
+from verifier_service.batch_store import RequestConflict
 from verifier_service.bodies import admit, parse, read_body
 from verifier_service.chunks import dump
 from verifier_service.errors import TaskRefused
-from verifier_service.jobs import JobLost, RequestConflict
+from verifier_service.jobs import JobLost
 from verifier_service.openapi import PROBLEMS, SAMPLE_EXAMPLE, SCORE_EXAMPLE, body_of, responses
 from verifier_service.problems import Refusal, bad_body, unreachable
 from verifier_service.registry import EXPLOITS_WITHSTOOD, kinds, verifier_for
@@ -176,7 +177,9 @@ async def _submit(request: Request, service: Service) -> Batch:
     verifiers = admit(asked, service.settings)
     service.gauge.admit({verifier.lane for verifier in verifiers})
     try:
-        return await service.jobs.submit(asked, verifiers, request.state.owner, body)
+        batch = await service.jobs.submit(asked, verifiers, request.state.owner, body)
+        service.gauge.count(batch.layout.chunks)
+        return batch
     except RequestConflict:
         raise Refusal(409, "request-id-reused", "this request_id was used with another body") from None
 

@@ -151,6 +151,11 @@ def test_what_hits_a_limit_or_kills_its_grader_is_incorrect(alice: httpx.Client,
     assert score(alice, echo_item("yes", answer, "yes again")) == [RIGHT, LIMIT, ("incorrect", 0.0, "different")]
 
 
+def test_a_completion_cannot_sleep_its_way_past_the_deadline(alice: httpx.Client) -> None:
+    """The deadline passes while it hits its limit, and again while it waits to be judged alone."""
+    assert score(alice, echo_item("yes", "spin past the deadline"), deadline_s=0.6) == [RIGHT, LIMIT]
+
+
 @pytest.mark.parametrize("answer", ["kill-grader-once", "kill-worker-once"])
 def test_what_was_lost_by_accident_is_judged_in_the_end(alice: httpx.Client, tmp_path: Path, answer: str) -> None:
     answer = f"{answer} {tmp_path / 'mark'}"
