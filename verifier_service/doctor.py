@@ -62,9 +62,9 @@ def _calls(tools: WorkerTools) -> str:
 
 
 def _redis(settings: Settings) -> str:
-    if settings.redis_url is None:
+    if settings.redis_address is None:
         return f"embedded: {find_redis()}"
-    version = Redis.from_url(settings.redis_url, socket_timeout=5).info("server")["redis_version"]
+    version = Redis.from_url(settings.redis_address, socket_timeout=5).info("server")["redis_version"]
     if tuple(map(int, version.split(".")[:2])) < (6, 2):
         raise NoRedis(f"Redis {version} is too old, 6.2 is needed")
     return f"Redis {version}"

