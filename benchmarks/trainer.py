@@ -199,8 +199,11 @@ def demo_source(folder: Path, num_steps: int) -> dict[str, Any]:
 
 def hidden(num_steps: int) -> None:
     """The demo with one grader that takes, for all groups of a round, as long as generating them."""
-    variants: list[dict[str, Any]] = [{}]
-    variants += [{"engine": {"max_rows": r}, "filter": {"oversample": o}} for o in (1.0, 1.5) for r in (64, 32, 16)]
+    variants: list[dict[str, Any]] = [
+        {},
+        {"engine": {"max_rows": 32}, "filter": {"oversample": 1.5}},
+        {"engine": {"max_rows": 64}, "filter": {"oversample": 1.5}, "prompts_per_step": 64},
+    ]
     for settings in variants:
         with tempfile.TemporaryDirectory() as temporary:
             source = demo_source(Path(temporary) / "quick", num_steps) | settings | {"reward": {"max_concurrency": 1}}

@@ -10,6 +10,7 @@ from string import Template
 from typing import Any
 
 from trainer.curves import CHARTS, Chart, History, Record, render
+from trainer.errors import ConfigError
 from trainer.jsonl import read_jsonl, write_atomically
 from trainer.ledger import LedgerEvent, read_ledger
 from trainer.lineage import Era, lineage
@@ -25,10 +26,10 @@ MAX_TEXT = 6000
 
 
 def write_report(run_dir: Path) -> Path:
-    """Writes `report.html` and `curves/*.png`; returns the report's path. Raises ValueError for a run without steps."""
+    """Writes `report.html` and `curves/*.png`; gives its path. Raises ConfigError for a run without steps."""
     records = read_jsonl(run_dir / "metrics.jsonl")
     if not records:
-        raise ValueError(f"{run_dir} has no metrics.jsonl with at least one step")
+        raise ConfigError(f"{run_dir} has no metrics.jsonl with at least one step")
     events = read_ledger(run_dir)
     root = lineage(events)
     history = history_of(records, events, root)
