@@ -1,39 +1,9 @@
-"""Language and letter case. The language is langdetect's best guess with a fixed seed, the same in every process."""
+"""Language and letter case."""
 
 from collections.abc import Mapping
-from functools import cache, lru_cache
-from threading import Lock
 
-from langdetect.detector_factory import PROFILES_DIRECTORY, DetectorFactory
-from langdetect.lang_detect_exception import LangDetectException
-
+from verifier_service.instructions.detector import detected
 from verifier_service.instructions.tokens import Check, Count, Relation, compares, treebank_words
-
-LONGEST_READ = 40_000
-"""Characters; langdetect reads 10,000 of what remains when web addresses are taken out."""
-
-_loading = Lock()
-
-
-@cache
-def _profiles() -> DetectorFactory:
-    """A factory of our own: langdetect's global one is neither seeded nor safe to fill from two threads."""
-    factory = DetectorFactory()
-    factory.load_profile(PROFILES_DIRECTORY)
-    factory.set_seed(0)
-    return factory
-
-
-@lru_cache(maxsize=64)
-def detected(text: str) -> str | None:
-    """The language of `text` ("en", "zh-cn"), None where it has no features (digits and punctuation only)."""
-    with _loading:
-        detector = _profiles().create()
-    detector.append(text[:LONGEST_READ])
-    try:
-        return str(detector.detect())
-    except LangDetectException:
-        return None
 
 
 def response_language(text: str, language: str) -> bool:

@@ -24,6 +24,8 @@ _WORD = re.compile(r"\w+")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _QUANTIFIER = re.compile(r"(?<!\\)[*+{]")
 _TREEBANK = NLTKWordTokenizer()
+_CONTRACTED = frozenset({"cannot", "gimme", "gonna", "gotta", "lemme", "wanna"})
+"""Words without an apostrophe that the tokenizer takes apart."""
 
 
 def compares(count: int, relation: Relation, threshold: int) -> bool:
@@ -45,15 +47,25 @@ def treebank_words(text: str) -> tuple[str, ...]:
     for sentence in sentences.split(text):
         *inner, last = sentence.split()
         for chunk in inner:
-            tokens += _inner_chunk(chunk)
-        tokens += _TREEBANK.tokenize("x " + last)[1:]
+            tokens += _chunk(chunk, ends=False)
+        tokens += _chunk(last, ends=True)
     return tuple(tokens)
 
 
-# NLTK's rules look no further than the white space around a chunk (but at the sentence's end), and chunks repeat.
+def _chunk(chunk: str, *, ends: bool) -> tuple[str, ...]:
+    """The tokens of what stands between two white spaces; NLTK's rules look no further, but at a sentence's end."""
+    core, mark = chunk[:-1], chunk[-1]
+    if chunk.isalnum() and chunk.lower() not in _CONTRACTED:
+        return (chunk,)
+    if core.isalnum() and mark in ".,;:?!" and core.lower() not in _CONTRACTED:
+        return (core, mark) if ends or mark != "." else (chunk,)
+    return _unusual_chunk(chunk, ends)
+
+
 @lru_cache(maxsize=16_384)
-def _inner_chunk(chunk: str) -> tuple[str, ...]:
-    return tuple(_TREEBANK.tokenize(f"x {chunk} x")[1:-1])
+def _unusual_chunk(chunk: str, ends: bool) -> tuple[str, ...]:
+    tokens = _TREEBANK.tokenize(f"x {chunk}" if ends else f"x {chunk} x")
+    return tuple(tokens[1:] if ends else tokens[1:-1])
 
 
 def _usable(keyword: str) -> str:
