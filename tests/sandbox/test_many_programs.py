@@ -50,17 +50,25 @@ class Machine:
 
 def look() -> Machine:
     family = psutil.Process().children(recursive=True)
-    here = os.stat("/proc/self/ns/mnt")
     homes = [Path(f"/proc/{process.pid}") for process in family]
-    files = [path for place in PLACES for path in Path(place).iterdir()]
+    files = [path for place in PLACES if os.access(place, os.R_OK) for path in Path(place).iterdir()]
     return Machine(
         processes=len(family),
-        mounts=tuple((home / "mounts").read_text().count("\n") for home in homes if os.stat(home / "ns/mnt") != here),
+        mounts=tuple(_own_mounts(home) for home in homes),
         files=frozenset(str(path) for path in files if path.parent == Path("/") or path.lstat().st_uid >= SLOT_UIDS),
         cgroups=frozenset((home / "cgroup").read_text() for home in homes),
         descriptors=len(os.listdir("/proc/self/fd")),
         slot_processes=sum(process.uids().real >= SLOT_UIDS for process in family),
     )
+
+
+def _own_mounts(home: Path) -> int:
+    """How many mounts a process has in a namespace of its own; 0 where it shares ours or hides them from this user."""
+    try:
+        shared = os.stat(home / "ns/mnt") == os.stat("/proc/self/ns/mnt")
+        return 0 if shared else (home / "mounts").read_text().count("\n")
+    except PermissionError:
+        return 0
 
 
 def memory_bytes() -> int:
