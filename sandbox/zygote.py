@@ -130,6 +130,7 @@ class Zygote:
 
     def serve(self) -> None:
         """Fork a child a job until the supervisor hangs up."""
+        random.seed(0)  # for every program the same numbers: it ends the same way whichever slot it is in
         gc.collect()
         gc.freeze()
         while True:

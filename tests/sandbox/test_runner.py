@@ -124,6 +124,14 @@ def test_ten_megabytes_of_source(runner: PythonRunner) -> None:
     assert run(runner, "#" * 10 * MIB + "\nprint(1)").stdout == b"1\n"
 
 
+def test_the_same_program_ends_the_same_way_in_every_slot(runner: PythonRunner) -> None:
+    source = "import random\nprint(random.random(), hash('text'), {'a', 'b', 'c'})"
+    with runner.slots.lend():  # so that another slot is used, and made
+        first = run(runner, source)
+    assert first.status is Status.OK
+    assert {run(runner, source).stdout for _ in range(3)} == {first.stdout}
+
+
 def test_other_languages_are_refused(runner: PythonRunner) -> None:
     with pytest.raises(LanguageUnavailable):
         runner.execute(ExecutionRequest(source="", language="cobol"))
