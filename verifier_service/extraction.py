@@ -242,7 +242,7 @@ def _mathematics_in(content: str) -> str:
     """A box or a sentence that wraps its mathematics in prose: the mathematics alone."""
     stated = stated_answer(content)
     if stated:
-        content = stated
+        content = stated.lstrip("} ") if stated.count("}") > stated.count("{") else stated
     if "$" in content or r"\(" in content or r"\[" in content:
         spans = [span for span in _MATH_SPAN.finditer(content) if not _PROSE.search(span[span.lastindex or 0])]
         if spans and _PROSE.search(content[: spans[-1].start()] + " " + content[spans[-1].end() :]):

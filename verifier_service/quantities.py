@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from verifier_service.mathematics import value
 from verifier_service.mathematics.notation import TEXT_COMMAND
 from verifier_service.mathematics.number import parse_number
-from verifier_service.mathematics.syntax import Unreadable, read
+from verifier_service.mathematics.syntax import read
+from verifier_service.mathematics.tokens import Unreadable
 
 if TYPE_CHECKING:
     import pint
@@ -103,7 +104,8 @@ def evaluated_quantity(text: str) -> Quantity | None:
     if plain is not None or len(text) > _MAX_EXPRESSION_CHARS or _UNEVALUATED.search(text):
         return plain
     match = _EXPRESSION_AND_UNIT.fullmatch(text)
-    assert match is not None
+    if match is None:
+        return None
     try:
         node = read(match["value"])
     except Unreadable:

@@ -13,7 +13,8 @@ from verifier_service import choices, quantities
 from verifier_service.mathematics import structure
 from verifier_service.mathematics.notation import TEXT_COMMAND, canonical
 from verifier_service.mathematics.number import Number, parse_number
-from verifier_service.mathematics.syntax import Node, TooComplex, Unreadable, read
+from verifier_service.mathematics.syntax import Node, read
+from verifier_service.mathematics.tokens import TooComplex, Unreadable
 
 
 @dataclass(frozen=True, slots=True)

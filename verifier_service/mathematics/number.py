@@ -50,8 +50,23 @@ _PERCENT = re.compile(
 )
 
 
+_DIGITS = re.compile(r"(-?\d{1,18})(?:\.(\d{1,18}))?")
+
+
+def _from_digits(whole: str, decimals: str) -> Number:
+    """The most frequent form, read without the grammar: digits, maybe with a point."""
+    significant = len((whole.lstrip("-") + decimals).lstrip("0"))
+    if not decimals:
+        return Number(Fraction(int(whole)), significant=significant)
+    places = len(decimals)
+    return Number(Fraction(int(whole + decimals), 10**places), decimals=places, significant=significant)
+
+
 def parse_number(text: str) -> Number | None:
     """The number that `text` (canonical) is as a whole, with its unit; None where it is anything else."""
+    plain = _DIGITS.fullmatch(text)
+    if plain is not None:
+        return _from_digits(plain[1], plain[2] or "")
     if text[:1].isalpha():
         word = _WORD.match(text)
         text = f"{_WORDS[word[1].lower()]}{text[word.end() :]}" if word else text
@@ -103,7 +118,8 @@ def _finish(match: re.Match[str], value: Fraction, mantissa: str) -> Number | No
     exponent = int(exponent_text.replace(" ", "")) if exponent_text else 0
     if abs(exponent) > _MAX_EXPONENT or len(mantissa) > MAX_DIGITS:
         return None
-    value *= Fraction(10) ** exponent
+    if exponent:
+        value *= Fraction(10) ** exponent
     tail = groups["tail"]
     scale = _SCALE.match(tail)
     if scale:

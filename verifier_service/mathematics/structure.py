@@ -7,12 +7,18 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from verifier_service.mathematics import value
+from verifier_service.mathematics.intervals import (
+    FLIPPED,
+    INFINITY,
+    MINUS_INFINITY,
+    are_apart,
+    infinity,
+    is_equation,
+    solution_set,
+)
 from verifier_service.mathematics.syntax import Node
 
 MAX_SET = 200
-_INFINITY = Node("const", value="inf")
-_MINUS_INFINITY = Node("neg", (_INFINITY,))
-_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
 
 def expand(node: Node) -> Node:
@@ -28,7 +34,7 @@ def expand(node: Node) -> Node:
 
 def _plain(node: Node) -> Node:
     if node.op == "sym" and node.value == r"\mathbbR":
-        return Node("group", (_MINUS_INFINITY, _INFINITY), "()")
+        return Node("group", (MINUS_INFINITY, INFINITY), "()")
     if node.op in ("list", "group", "union"):
         return Node(node.op, tuple(_plain(arg) for arg in node.args), node.value)
     if node.op != "rel" or "~" not in str(node.value):
@@ -82,7 +88,7 @@ def compare(gold: Node, answer: Node) -> bool | None:
     if gold.op == "matrix" or answer.op == "matrix":
         return _compare_matrices(gold, answer)
     if gold.op == "union" or answer.op == "union":
-        return _matched(_parts(gold), _parts(answer)) or None
+        return _compare_unions(_parts(gold), _parts(answer))
     return _compare_collections(gold, answer)
 
 
@@ -94,10 +100,6 @@ def _same_scalar(gold: Node, answer: Node) -> bool | None:
         in_radians = [Node("mul", (side.args[0], factor)) if side.op == "deg" else side for side in (gold, answer)]
         return value.same(*in_radians)
     return equal
-
-
-def _is_equation(node: Node) -> bool:
-    return node.op == "rel" and set(str(node.value).split(",")) == {"="}
 
 
 def _is_label(node: Node) -> bool:
@@ -112,8 +114,8 @@ def _is_label(node: Node) -> bool:
 def _without_label(gold: Node, answer: Node) -> tuple[Node, Node]:
     """Both sides without "x =" where the labels agree or only one side has one."""
     gold, answer = _member(gold), _member(answer)
-    gold_named = _is_equation(gold) and _is_label(gold.args[0])
-    answer_named = _is_equation(answer) and _is_label(answer.args[0])
+    gold_named = is_equation(gold) and _is_label(gold.args[0])
+    answer_named = is_equation(answer) and _is_label(answer.args[0])
     if gold_named and answer_named:
         one, other = gold.args[0], answer.args[0]
         if one == other or not (one.op == other.op == "sym"):
@@ -122,7 +124,7 @@ def _without_label(gold: Node, answer: Node) -> tuple[Node, Node]:
         return gold, answer
     if gold_named and answer.op != "rel":
         return gold.args[-1], answer
-    if _is_equation(answer) and gold.op != "rel":
+    if is_equation(answer) and gold.op != "rel":
         constant_label = value.is_scalar(answer.args[0]) and not value.symbols(answer.args[0])
         if answer_named or (constant_label and is_constant(answer)):
             return gold, answer.args[-1]
@@ -135,13 +137,13 @@ def _member(node: Node) -> Node:
 
 
 def _has_inequality(node: Node) -> bool:
-    return node.op == "list" and any(arg.op == "rel" and not _is_equation(arg) for arg in node.args)
+    return node.op == "list" and any(arg.op == "rel" and not is_equation(arg) for arg in node.args)
 
 
 def _compare_relations(gold: Node, answer: Node) -> bool | None:
     if gold.op == "list" and answer.op == "list" and not (_has_inequality(gold) or _has_inequality(answer)):
         return _matched(gold.args, answer.args)
-    gold_set, answer_set = _solution_set(gold), _solution_set(answer)
+    gold_set, answer_set = solution_set(gold), solution_set(answer)
     if gold_set is not None and answer_set is not None:
         if (gold.op == "rel" and answer.op == "rel") and value.symbols(gold) != value.symbols(answer):
             return False
@@ -155,7 +157,7 @@ def _compare_relations(gold: Node, answer: Node) -> bool | None:
     equation = gold if gold.op == "rel" else answer
     other = answer if gold.op == "rel" else gold
     # An equation with unknowns on both sides is no value, and a value no such equation.
-    return False if _is_equation(equation) and value.is_scalar(other) else None
+    return False if is_equation(equation) and value.is_scalar(other) else None
 
 
 def _compare_two_relations(gold: Node, answer: Node) -> bool | None:
@@ -164,7 +166,7 @@ def _compare_two_relations(gold: Node, answer: Node) -> bool | None:
     if not all(value.is_scalar(arg) for arg in (*gold.args, *answer.args)):
         return None
     one, other = (Node("add", (node.args[0], Node("neg", (node.args[1],)))) for node in (gold, answer))
-    if gold_operator not in _FLIPPED or answer_operator not in _FLIPPED:
+    if gold_operator not in FLIPPED or answer_operator not in FLIPPED:
         if gold_operator != answer_operator:
             return False
         if gold.args[0].op == answer.args[0].op == "sym" and gold.args[0] != answer.args[0]:
@@ -173,58 +175,7 @@ def _compare_two_relations(gold: Node, answer: Node) -> bool | None:
     ratio = value.proportional(one, other)
     if ratio is None:
         return None
-    return (_FLIPPED[answer_operator] if ratio < 0 else answer_operator) == gold_operator
-
-
-def _solution_set(node: Node) -> Node | None:
-    """The interval, or union of intervals, that inequalities in one unknown describe; sets as they are."""
-    if node.op in ("group", "union"):
-        return node
-    if node.op == "list":
-        parts = [_solution_set(arg) for arg in node.args]
-        known = [part for part in parts if part is not None]
-        if len(known) < len(parts) or node.value == ",":
-            return None
-        return Node("union", tuple(known)) if node.value == "or" else _intersection(known)
-    if node.op != "rel":
-        return None
-    operators = str(node.value).split(",")
-    unknown = [index for index, arg in enumerate(node.args) if arg.op == "sym"]
-    if len(unknown) != 1 or any(index != unknown[0] and value.symbols(arg) for index, arg in enumerate(node.args)):
-        return None
-    if operators == ["!="]:
-        hole = node.args[1 - unknown[0]]
-        return Node("union", (_interval(_MINUS_INFINITY, hole, "()"), _interval(hole, _INFINITY, "()")))
-    return _interval_of(node.args, operators, unknown[0])
-
-
-def _intersection(intervals: list[Node]) -> Node | None:
-    """Of a half-line to the right and one to the left; anything else is left to the second judge."""
-    lower = [one for one in intervals if one.op == "group" and _infinity(one.args[1]) > 0]
-    upper = [one for one in intervals if one.op == "group" and _infinity(one.args[0]) < 0]
-    if len(intervals) != 2 or len(lower) != 1 or len(upper) != 1:
-        return None
-    return _interval(lower[0].args[0], upper[0].args[1], str(lower[0].value)[0] + str(upper[0].value)[1])
-
-
-def _interval_of(args: tuple[Node, ...], operators: list[str], unknown: int) -> Node | None:
-    low, high, opening, closing = _MINUS_INFINITY, _INFINITY, "(", ")"
-    if len(args) > 3 or any(operator not in _FLIPPED for operator in operators):
-        return None
-    for index, operator in enumerate(operators):
-        if unknown not in (index, index + 1):
-            return None
-        bound = args[index + 1] if index == unknown else args[index]
-        facing = operator if index == unknown else _FLIPPED[operator]
-        if facing.startswith("<"):
-            high, closing = bound, "]" if facing == "<=" else ")"
-        else:
-            low, opening = bound, "[" if facing == ">=" else "("
-    return _interval(low, high, opening + closing)
-
-
-def _interval(low: Node, high: Node, brackets: str) -> Node:
-    return Node("group", (low, high), brackets)
+    return (FLIPPED[answer_operator] if ratio < 0 else answer_operator) == gold_operator
 
 
 def _compare_ratios(gold: Node, answer: Node) -> bool | None:
@@ -263,6 +214,12 @@ def _rows(node: Node) -> list[tuple[Node, ...]] | None:
     return [node.args] if node.op == "group" and node.value in ("()", "[]") else None
 
 
+def _compare_unions(golds: tuple[Node, ...], answers: tuple[Node, ...]) -> bool | None:
+    """Unions of intervals that do not touch are equal where their intervals are; others may still merge."""
+    matched = _matched(golds, answers)
+    return matched if matched or (are_apart(golds) and are_apart(answers)) else None
+
+
 def _compare_collections(gold: Node, answer: Node) -> bool | None:
     """Sets and bare lists by their elements in any order, tuples and intervals in theirs."""
     gold_brackets, answer_brackets = _brackets(gold), _brackets(answer)
@@ -283,16 +240,10 @@ def _compare_collections(gold: Node, answer: Node) -> bool | None:
 
 
 def _same_element(gold: Node, answer: Node) -> bool | None:
-    infinite, other_infinite = _infinity(gold), _infinity(answer)
+    infinite, other_infinite = infinity(gold), infinity(answer)
     if infinite or other_infinite:
         return infinite == other_infinite
     return compare(gold, answer)
-
-
-def _infinity(node: Node) -> int:
-    if node.op == "neg":
-        return -_infinity(node.args[0])
-    return 1 if node.op == "const" and node.value == "inf" else 0
 
 
 def _brackets(node: Node) -> str | None:
@@ -300,7 +251,7 @@ def _brackets(node: Node) -> str | None:
         return str(node.value)
     if node.op == "list":
         return ","
-    return "" if value.is_scalar(node) or _infinity(node) or node.op == "rel" else None
+    return "" if value.is_scalar(node) or infinity(node) or node.op == "rel" else None
 
 
 def _elements(node: Node) -> tuple[Node, ...]:

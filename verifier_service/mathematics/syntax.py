@@ -5,20 +5,13 @@
 Length, depth and size are capped, so reading is linear time; what is beyond the grammar is `Unreadable`, never a guess.
 """
 
-import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from verifier_service.mathematics.tokens import CONSTANTS, FUNCTIONS, Token, TooComplex, Unreadable, tokens
+
 MAX_CHARS = 4000
 _MAX_DEPTH = 40
-
-
-class Unreadable(Exception):
-    """The text is outside the grammar; another judge may still read it."""
-
-
-class TooComplex(Unreadable):
-    """The text is longer or deeper than any answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,83 +30,13 @@ class Node:
     """Significant digits of a decimal literal; 0 for what is exact by its form."""
 
 
-FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot asin acos atan ln log lg exp sqrt abs"
-    " floor ceil arcsinh arccosh arctanh max min sgn cbrt".split()
-)
-_CONSTANTS = {"pi": "pi", "infty": "inf", "infinity": "inf", "inf": "inf", "oo": "inf"}
 _GREEK = frozenset(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega"
     " Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar".split()
 )
 _RELATIONS = {mark: mark for mark in ("=", "<", ">", "<=", ">=", "!=")}
 _RELATIONS |= {r"\approx": "~", r"\le": "<=", r"\ge": ">=", r"\ne": "!=", r"\in": "in"}
-_SPLITTERS = frozenset({"and", "or", r"\wedge", r"\vee"})
 _CLOSING = {"(": ")]", "[": "])", r"\{": r"\}"}
-
-_TOKEN = re.compile(
-    r" *(?:(?P<text>\\text ?\{(?P<inside>[^{}]*)\})|(?P<command>\\[A-Za-z]+|\\[{}|\\])"
-    r"|(?P<number>(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,3}(?![\w.]))?)|(?P<word>[A-Za-z]+)"
-    r"|(?P<mark>\*\*|<=|>=|!=|[-+*/^_()\[\]{}|,;:=<>!'%&\"]))"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    kind: str
-    text: str
-
-
-def _tokens(text: str, *, thousands: bool) -> list[_Token]:
-    if thousands:
-        text = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", lambda match: match.group().replace(",", ""), text)
-    found: list[_Token] = []
-    position, end = 0, len(text.rstrip())
-    while position < end:
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise Unreadable(f"character {text[position]!r}")
-        position = match.end()
-        if match["text"] is not None:
-            found += _text_tokens(match["inside"])
-        elif match["word"] is not None:
-            found += _word_tokens(match["word"])
-        else:
-            kind = "number" if match["number"] else "mark"
-            found.append(_Token(kind, match["command"] or match["number"] or match["mark"]))
-    return found
-
-
-def _text_tokens(inside: str) -> list[_Token]:
-    content = inside.strip(" ,.")
-    if content.lower() in _SPLITTERS:
-        return [_Token("mark", content.lower())]
-    if len(content) == 1 and content.isalpha():
-        return [_Token("symbol", content)]
-    if content == ":":
-        return [_Token("mark", ":")]
-    if content in FUNCTIONS:
-        return [_Token("function", content)]
-    if not content:
-        return []
-    if re.fullmatch(r"[\d.]+", content):
-        return [_Token("number", content.rstrip("."))]
-    raise Unreadable("text in mathematics")
-
-
-def _word_tokens(word: str) -> list[_Token]:
-    if word in FUNCTIONS:
-        return [_Token("function", word)]
-    if word in _CONSTANTS:
-        return [_Token("const", _CONSTANTS[word])]
-    if word in _SPLITTERS:
-        return [_Token("mark", word)]
-    prefix = next((name for name in ("sqrt", "sin", "cos", "tan", "ln", "log", "exp") if word.startswith(name)), None)
-    if prefix is not None:
-        return [_Token("function", prefix), *_word_tokens(word[len(prefix) :])]
-    if word.endswith("pi") and len(word) == 3:
-        return [*_word_tokens(word[0]), _Token("const", "pi")]
-    return [_Token("symbol", letter) for letter in word]
 
 
 def read(text: str, *, thousands: bool = True) -> Node:
@@ -123,12 +46,12 @@ def read(text: str, *, thousands: bool = True) -> Node:
     """
     if len(text) > MAX_CHARS:
         raise TooComplex("too long")
-    return _Parser(_tokens(text, thousands=thousands)).items(end=None)
+    return _Parser(tokens(text, thousands=thousands)).items(end=None)
 
 
 class _Parser:
-    def __init__(self, tokens: list[_Token]) -> None:
-        self._tokens = [*tokens, _Token("end", ""), _Token("end", "")]
+    def __init__(self, found: list[Token]) -> None:
+        self._tokens = [*found, Token("end", ""), Token("end", "")]
         self._at = 0
         self._depth = 0
         self._bars = 0
@@ -303,8 +226,8 @@ class _Parser:
             return self._root()
         if name in FUNCTIONS:
             return self._call(name)
-        if name in _CONSTANTS:
-            return Node("const", value=_CONSTANTS[name])
+        if name in CONSTANTS:
+            return Node("const", value=CONSTANTS[name])
         if name in _GREEK:
             return self._symbol("\\" + name)
         if name == "emptyset":
@@ -356,7 +279,7 @@ class _Parser:
         """What a command takes: a group, or one character ("\\frac12" is a half)."""
         token = self._tokens[self._at]
         if token.kind == "number" and len(token.text) > 1 and token.text.isdigit():
-            self._tokens[self._at] = _Token("number", token.text[1:])
+            self._tokens[self._at] = Token("number", token.text[1:])
             return _number(token.text[0])
         if self._take("-"):
             return Node("neg", (self._argument(),))
@@ -454,7 +377,7 @@ class _Parser:
 
 
 _PRIMARY_COMMANDS = (
-    FUNCTIONS | _GREEK | frozenset(_CONSTANTS) | {"frac", "sqrt", "binom", "lfloor", "lceil", "begin", "{"}
+    FUNCTIONS | _GREEK | frozenset(CONSTANTS) | {"frac", "sqrt", "binom", "lfloor", "lceil", "begin", "{"}
 )
 
 

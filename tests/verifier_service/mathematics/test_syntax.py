@@ -6,7 +6,8 @@ from fractions import Fraction
 import pytest
 
 from verifier_service.mathematics.notation import canonical
-from verifier_service.mathematics.syntax import Node, TooComplex, Unreadable, read
+from verifier_service.mathematics.syntax import Node, read
+from verifier_service.mathematics.tokens import TooComplex, Unreadable
 from verifier_service.mathematics.value import exact
 
 
