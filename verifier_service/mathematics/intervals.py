@@ -67,8 +67,9 @@ def interval(low: Node, high: Node, brackets: str) -> Node:
 
 
 def are_apart(parts: tuple[Node, ...]) -> bool:
-    bounds = sorted(pair for part in parts if (pair := bounds(part)) is not None)
-    return len(bounds) == len(parts) and all(one[1] < other[0] for one, other in pairwise(bounds))
+    """Whether all parts are intervals that do not even touch."""
+    known = sorted(ends for part in parts if (ends := bounds(part)) is not None)
+    return len(known) == len(parts) and all(one[1] < other[0] for one, other in pairwise(known))
 
 
 def bounds(part: Node) -> tuple[float, float] | None:

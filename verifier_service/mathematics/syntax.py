@@ -108,38 +108,41 @@ class _Parser:
         return parts[0] if len(parts) == 1 else Node("union", tuple(parts))
 
     def _sum(self) -> Node:
-        self._depth += 1
-        if self._depth > _MAX_DEPTH:
-            raise TooComplex("too deep")
-        node = self._signed()
+        self._enter()
+        terms = [self._signed()]
         while self._text in ("+", "-", r"\pm"):
             operator = self._text
             self._at += 1
-            right = self._product()
-            node = Node("add", (node, right if operator == "+" else Node("neg" if operator == "-" else "pm", (right,))))
+            right = self._signed() if self._text == "-" else self._product()
+            terms.append(right if operator == "+" else Node("neg" if operator == "-" else "pm", (right,)))
         self._depth -= 1
-        return node
+        return terms[0] if len(terms) == 1 else Node("add", tuple(terms))
 
     def _signed(self) -> Node:
-        if self._take("-"):
-            return Node("neg", (self._signed(),))
-        if self._take("+"):
-            return self._signed()
+        sign = 0
+        while self._text in ("+", "-"):
+            sign += self._text == "-"
+            self._at += 1
+        if sign % 2:
+            return Node("neg", (self._product(),))
         if self._take(r"\pm"):
             return Node("pm", (self._product(),))
         return self._product()
 
     def _product(self) -> Node:
-        node = self._power()
+        factors, num_divisions = [self._power()], 0
         while True:
             if self._take("*", r"\times"):
-                node = Node("mul", (node, self._signed_factor()))
+                factors.append(self._signed_factor())
             elif self._take("/"):
-                node = Node("div", (node, self._signed_factor()))
+                num_divisions += 1
+                factors = [Node("div", (_multiplied(factors), self._signed_factor()))]
             elif self._starts_factor():
-                node = Node("mul", (node, self._power()))
+                factors.append(self._power())
             else:
-                return node
+                return _multiplied(factors)
+            if num_divisions > _MAX_DEPTH:
+                raise TooComplex("too many divisions")
 
     def _signed_factor(self) -> Node:
         return Node("neg", (self._power(),)) if self._take("-") else self._power()
@@ -159,7 +162,7 @@ class _Parser:
 
     def _power(self) -> Node:
         node = self._primary()
-        while True:
+        for _ in range(_MAX_DEPTH):
             if self._take("^", "**"):
                 node = self._exponent(node)
             elif self._take("!"):
@@ -168,6 +171,7 @@ class _Parser:
                 node = Node("div", (node, Node("num", value=Fraction(100))))
             else:
                 return node
+        raise TooComplex("too many operators")
 
     def _exponent(self, base: Node) -> Node:
         if self._take(r"\circ"):
@@ -180,12 +184,19 @@ class _Parser:
 
     def _script(self) -> Node:
         """An exponent: a group, or the next factor with its sign."""
-        if self._take("-"):
-            return Node("neg", (self._script(),))
-        if self._take("+"):
-            return self._script()
+        self._enter()
+        negative = self._take("-")
+        if not negative:
+            self._take("+")
         node = self._primary()
-        return Node("pow", (node, self._script())) if self._take("^", "**") else node
+        node = Node("pow", (node, self._script())) if self._take("^", "**") else node
+        self._depth -= 1
+        return Node("neg", (node,)) if negative else node
+
+    def _enter(self) -> None:
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise TooComplex("too deep")
 
     def _primary(self) -> Node:
         token = self._tokens[self._at]
@@ -281,9 +292,10 @@ class _Parser:
         if token.kind == "number" and len(token.text) > 1 and token.text.isdigit():
             self._tokens[self._at] = Token("number", token.text[1:])
             return _number(token.text[0])
-        if self._take("-"):
-            return Node("neg", (self._argument(),))
-        return self._primary()
+        self._enter()
+        node = Node("neg", (self._primary(),)) if self._take("-") else self._primary()
+        self._depth -= 1
+        return node
 
     def _root(self) -> Node:
         degree = Node("num", value=Fraction(2))
@@ -293,6 +305,12 @@ class _Parser:
         return Node("pow", (self._argument(), Node("div", (Node("num", value=Fraction(1)), degree))))
 
     def _call(self, name: str) -> Node:
+        self._enter()
+        node = self._applied(name)
+        self._depth -= 1
+        return node
+
+    def _applied(self, name: str) -> Node:
         base: tuple[Node, ...] = ()
         power: Node | None = None
         if self._take("_"):
@@ -313,9 +331,10 @@ class _Parser:
         if self._text in ("(", "[", "{", "|"):
             return self._power() if self._text != "{" else self._primary()
         negative = self._take("-")
-        node = self._power()
+        factors = [self._power()]
         while self._starts_factor() and not self._at_function() and self._text not in ("(", "["):
-            node = Node("mul", (node, self._power()))
+            factors.append(self._power())
+        node = _multiplied(factors)
         if self._take("/"):
             node = Node("div", (node, self._power()))
         return Node("neg", (node,)) if negative else node
@@ -379,6 +398,10 @@ class _Parser:
 _PRIMARY_COMMANDS = (
     FUNCTIONS | _GREEK | frozenset(CONSTANTS) | {"frac", "sqrt", "binom", "lfloor", "lceil", "begin", "{"}
 )
+
+
+def _multiplied(factors: list[Node]) -> Node:
+    return factors[0] if len(factors) == 1 else Node("mul", tuple(factors))
 
 
 def _number(text: str) -> Node:

@@ -65,9 +65,9 @@ def exact(node: Node) -> Fraction | None:
         return None
     left, right = known[0], known[-1]
     if node.op == "add":
-        return left + right
-    if node.op == "mul":
-        return left * right
+        return sum(known, Fraction(0))
+    if node.op == "mul" and len(known) <= 64:
+        return math.prod(known, start=Fraction(1))
     if node.op == "neg":
         return -left
     if node.op == "div" and right:
@@ -291,8 +291,8 @@ def evaluate(node: Node, point: int, arithmetic: type[_Rough] | type[_Precise]) 
 
 
 _OPERATIONS: dict[str, Callable[[list[Scalar], Any], Scalar]] = {
-    "add": lambda args, _: args[0] + args[1],
-    "mul": lambda args, _: args[0] * args[1],
+    "add": lambda args, _: sum(args),
+    "mul": lambda args, _: math.prod(args),
     "div": lambda args, _: args[0] / args[1],
     "neg": lambda args, _: -args[0],
     "deg": lambda args, _: args[0],
