@@ -32,6 +32,7 @@ class GradingJob(Job):
         named = any(isinstance(callback, str) for callback in callbacks)
         if not acceptable or named or self.webhooks or self._dependency_ids:
             log.error("refused job %s: it is not a grading job", self.id)
+            self.connection.delete(self.key)
             # RQ skips ids whose job does not exist, which is how a refused one is to look.
             raise NoSuchJobError(f"refused {self.id}")
 

@@ -12,6 +12,8 @@ from verifier_service.errors import CannotJudge, TaskRefused
 from verifier_service.schemas import Task
 from verifier_service.verifier import Judgement, Tools
 
+HOARD: list[bytes] = []
+
 
 class EchoTask(Task):
     kind: Literal["echo"] = "echo"
@@ -86,6 +88,8 @@ def misbehave(answer: str) -> None:
     elif verb == "eat":
         hoard = bytearray(int(argument) << 20)
         time.sleep(len(hoard) and 60)
+    elif verb == "keep":
+        HOARD.append(b"x" * (int(argument) << 20))
     elif verb == "segfault":
         ctypes.string_at(0)
     elif verb == "kill-grader":
