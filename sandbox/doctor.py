@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sandbox.errors import SandboxError
+from sandbox.launch import Launch
 from sandbox.profiles import Profile
 from sandbox.slots import LEVELS, open_warm_process
 from sandbox.types import Limits
-from sandbox.warm import Launch, WarmProcess
+from sandbox.warm import WarmProcess
 
 
 @dataclass(frozen=True, slots=True)

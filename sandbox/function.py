@@ -18,10 +18,11 @@ from typing import Any
 
 from sandbox.errors import RunnerLost
 from sandbox.isolated import CallResult
+from sandbox.launch import Launch
 from sandbox.profiles import STANDARD_LIBRARY, Profile
 from sandbox.slots import open_warm_process
 from sandbox.types import Limits, Status
-from sandbox.warm import Launch, WarmProcess
+from sandbox.warm import WarmProcess
 
 _DRIVER = "sandbox.served:serve"
 _CALLS_PER_CHILD = 1000

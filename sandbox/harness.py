@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from sandbox.launch import Ended, Launch
 from sandbox.peers import GONE_EXIT_CODE
 from sandbox.slots import Slots, killed_by_somebody, result_of
 from sandbox.types import AssertRequest, CallRequest, ExecutionRequest, ExecutionResult, Status
-from sandbox.warm import Ended, Launch, WarmProcess
+from sandbox.warm import WarmProcess
 
 FILES_DRIVER = "sandbox.child:run_with_files"
 CALL_DRIVER = "sandbox.calls:run"

@@ -24,10 +24,15 @@ _SIGKILL = 9
 _CAPABILITY_VERSION_3 = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
+_libc.syscall.argtypes = (ctypes.c_long,) * 7
+_libc.syscall.restype = ctypes.c_long
 _NUMBERS = {
     "x86_64": {"pivot_root": 155, "capset": 126, "mount_setattr": 442},
     "aarch64": {"pivot_root": 41, "capset": 91, "mount_setattr": 442},
 }
+_CAPABILITY_HEADER = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+_NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
 
 
 def _check(result: int, what: str) -> int:
@@ -37,14 +42,13 @@ def _check(result: int, what: str) -> int:
     return result
 
 
-def syscall(name: str, number: int, *arguments: object) -> int:
-    words = [ctypes.c_long(word) if isinstance(word, int) else word for word in arguments]
-    return _check(_libc.syscall(ctypes.c_long(number), *words), name)
+def syscall(name: str, number: int, *words: int) -> int:
+    """Pointers are given as addresses (`ctypes.addressof`)."""
+    return _check(_libc.syscall(number, *words, *(0,) * (6 - len(words))), name)
 
 
-def _prctl(name: str, option: int, argument: object) -> None:
-    word = ctypes.c_ulong(argument) if isinstance(argument, int) else argument
-    _check(_libc.prctl(option, word, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)), name)
+def _prctl(name: str, option: int, argument: int, second: int = 0) -> None:
+    _check(_libc.prctl(option, argument, second, 0, 0), name)
 
 
 def set_no_new_privileges() -> None:
@@ -79,22 +83,21 @@ def umount(target: str) -> None:
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
-    number = _NUMBERS[MACHINE]["pivot_root"]
-    syscall("pivot_root", number, ctypes.c_char_p(os.fsencode(new_root)), ctypes.c_char_p(os.fsencode(put_old)))
+    new, old = (ctypes.create_string_buffer(os.fsencode(path)) for path in (new_root, put_old))
+    syscall("pivot_root", _NUMBERS[MACHINE]["pivot_root"], ctypes.addressof(new), ctypes.addressof(old))
 
 
 def set_mount_attributes(target: str, attributes: int) -> None:
     """Set `attributes` (MOUNT_ATTR_*, the same bits as the MS_ ones above) on `target` and all below it."""
     record = (ctypes.c_uint64 * 4)(attributes, 0, 0, 0)
-    path = ctypes.c_char_p(os.fsencode(target))
-    number = _NUMBERS[MACHINE]["mount_setattr"]
-    syscall("mount_setattr", number, _AT_FDCWD, path, _AT_RECURSIVE, ctypes.byref(record), ctypes.sizeof(record))
+    path = ctypes.create_string_buffer(os.fsencode(target))
+    words = (_AT_FDCWD, ctypes.addressof(path), _AT_RECURSIVE, ctypes.addressof(record), ctypes.sizeof(record))
+    syscall("mount_setattr", _NUMBERS[MACHINE]["mount_setattr"], *words)
 
 
 def drop_capabilities() -> None:
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    nothing = (ctypes.c_uint32 * 6)()
-    syscall("capset", _NUMBERS[MACHINE]["capset"], ctypes.byref(header), ctypes.byref(nothing))
+    words = ctypes.addressof(_CAPABILITY_HEADER), ctypes.addressof(_NO_CAPABILITIES)
+    syscall("capset", _NUMBERS[MACHINE]["capset"], *words)
 
 
 class _FilterProgram(ctypes.Structure):
@@ -104,5 +107,4 @@ class _FilterProgram(ctypes.Structure):
 def install_filter(program: bytes) -> None:
     """Install a seccomp filter, an array of `struct sock_filter` (8 bytes each). Needs no-new-privileges."""
     record = _FilterProgram(len(program) // 8, program)
-    mode = ctypes.c_ulong(_SECCOMP_MODE_FILTER)
-    _check(_libc.prctl(_PR_SET_SECCOMP, mode, ctypes.byref(record), ctypes.c_ulong(0), ctypes.c_ulong(0)), "seccomp")
+    _prctl("seccomp", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(record))

@@ -33,7 +33,7 @@ class _PathBeneath(ctypes.Structure):
 def abi() -> int:
     """The kernel's Landlock ABI; 0 where there is none."""
     try:
-        return kernel.syscall("landlock", _CREATE_RULESET, None, 0, _VERSION_FLAG)
+        return kernel.syscall("landlock", _CREATE_RULESET, 0, 0, _VERSION_FLAG)
     except OSError:
         return 0
 
@@ -53,7 +53,7 @@ def create_ruleset(readable: Iterable[str], writable: Iterable[str], executable:
     handled = _filesystem_rights(version)
     rules = _Ruleset(handled, _NET_TCP if version >= 4 else 0, _SCOPE_ABSTRACT_UNIX_AND_SIGNAL if version >= 6 else 0)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
-    ruleset = kernel.syscall("landlock_create_ruleset", _CREATE_RULESET, ctypes.byref(rules), size, 0)
+    ruleset = kernel.syscall("landlock_create_ruleset", _CREATE_RULESET, ctypes.addressof(rules), size, 0)
     grants = ((readable, _READ_FILE | _READ_DIR), (executable, _READ_FILE | _READ_DIR | _EXECUTE))
     for paths, rights in (*grants, (writable, handled & ~_EXECUTE)):
         for path in paths:
@@ -67,7 +67,7 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
     try:
         allowed = rights if os.path.isdir(path) else rights & _FILE_RIGHTS
         rule = _PathBeneath(allowed, parent)
-        kernel.syscall("landlock_add_rule", _ADD_RULE, ruleset, _PATH_BENEATH, ctypes.byref(rule), 0)
+        kernel.syscall("landlock_add_rule", _ADD_RULE, ruleset, _PATH_BENEATH, ctypes.addressof(rule), 0)
     finally:
         os.close(parent)
 

@@ -18,11 +18,12 @@ from pathlib import Path
 
 from sandbox.errors import LanguageUnavailable, RunnerLost
 from sandbox.languages import Toolchain, toolchains
+from sandbox.launch import Launch
 from sandbox.precompiled import include_folder
 from sandbox.profiles import Profile
+from sandbox.running import memory_file
 from sandbox.slots import Slots, result_of
 from sandbox.types import MIB, ExecutionRequest, ExecutionResult, Limits, Status
-from sandbox.warm import Launch, memory_file
 
 COMPILE_DRIVER = "sandbox.native_child:compile_source"
 RUN_DRIVER = "sandbox.native_child:execute"

@@ -7,9 +7,10 @@ import threading
 from collections.abc import Callable, Iterator
 
 from sandbox.errors import CannotIsolate, RunnerLost
+from sandbox.launch import Ended, Launch
 from sandbox.profiles import Profile
 from sandbox.types import ExecutionResult, Limits, Status
-from sandbox.warm import Ended, Launch, WarmProcess
+from sandbox.warm import WarmProcess
 
 LEVELS = ("root_namespaces", "user_namespaces", "landlock")
 """From the strongest to the least that is accepted; a host gets the first that works."""

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.launch import Ended, Launch
 from sandbox.profiles import Profile
 from sandbox.slots import Slots
 from sandbox.types import MIB, Limits
-from sandbox.warm import Ended, Launch
 
 BINARY, SHELL = "tests.sandbox.drivers:execute_binary", "tests.sandbox.drivers:execute_shell"
 LOADER = tuple(str(path.resolve()) for path in Path("/lib64").glob("ld-linux-*.so.2"))

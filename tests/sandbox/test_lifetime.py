@@ -9,17 +9,18 @@ import psutil
 import pytest
 
 from sandbox.errors import RunnerLost
+from sandbox.launch import Ended, Launch
 from sandbox.pool import PythonRunner
 from sandbox.slots import Slots
 from sandbox.types import ExecutionRequest, Status
-from sandbox.warm import Ended, Launch, WarmProcess
+from sandbox.warm import WarmProcess
 from tests.sandbox.runners import WAYS, profile_of, require
 
 ROOT = Path(__file__).parent.parent.parent
 SUPERVISOR = """
 import sys
 from sandbox.slots import Slots
-from sandbox.warm import Launch
+from sandbox.launch import Launch
 from tests.sandbox.runners import profile_of
 with Slots(profile_of(sys.argv[1]), 1).lend() as [process]:
     with process.launch(Launch(inputs=(b"import time; time.sleep(60)",))) as running:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.launch import Ended, Launch
 from sandbox.profiles import WORK_DIRS_VARIABLE
 from sandbox.slots import Slots
 from sandbox.types import MIB
-from sandbox.warm import Ended, Launch
 from tests.sandbox.runners import SHARED_UID, profile_of, require
 
 MOUNT = "mount -t tmpfs -o size=2m,mode=1777,nr_inodes=500 none"
