@@ -21,6 +21,7 @@ from verifier_service.problems import Refusal, on_bug, on_http_exception, on_que
 from verifier_service.routes import router
 from verifier_service.service import Service
 from verifier_service.settings import Settings
+from verifier_service.tracing import set_up, span
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("verifier_service.access")
@@ -38,6 +39,7 @@ def create_app(settings: Settings, redis_url: str) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        set_up("verifier-api")
         # No socket timeout: the listener blocks; a dead peer is found by TCP keep-alive and the health check.
         pool = BlockingConnectionPool.from_url(
             redis_url,
@@ -103,8 +105,9 @@ class Door:
         try:
             if request.url.path not in OPEN_ROUTES:
                 owner = self._keys.owner(request.headers.get("authorization"))
-            scope.setdefault("state", {})["owner"] = owner
-            await self._app(scope, receive, noting_send)
+            with span(f"{request.method} {request.url.path}", request.headers.get("traceparent", "")) as trace:
+                scope.setdefault("state", {}).update(owner=owner, trace=trace)
+                await self._app(scope, receive, noting_send)
         except Refusal as refusal:
             await to_response(refusal)(scope, receive, noting_send)
         finally:
@@ -112,4 +115,6 @@ class Door:
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(route, str(status), owner).inc()
             self._metrics.request_s.labels(route).observe(elapsed_s)
-            access_log.info("%s %s", request.method, request.url.path, extra={"status": status, "elapsed_s": elapsed_s})
+            noted = {"status": status, "elapsed_s": round(elapsed_s, 6)}
+            noted["request_id"] = scope.get("state", {}).get("request_id")
+            access_log.info("%s %s", request.method, request.url.path, extra=noted)

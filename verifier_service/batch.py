@@ -63,6 +63,8 @@ class Batch:
         """Lost with Redis, or left by its client: this process no longer looks after it."""
         self.deadline = time.monotonic() + layout.deadline_at - time.time()
         """On this process's monotonic clock, so that a jump of the wall clock does not end the waiting."""
+        self.trace = ""
+        """W3C `traceparent` of the request that brought it."""
         self.waiters = 0
         self.queue_s = 0.0
         """Longest time one of its chunks waited in the queue."""

@@ -100,6 +100,7 @@ class BatchStore:
             limit_s=max(limits, default=0.0),
             share=any(self._costs.of(str(task["kind"]), lane) >= SHARE_ABOVE_S for task in tasks),
             request_id=batch.layout.request_id or batch.job_id,
+            trace=batch.trace,
         )
 
     async def was_dispatched(self, batch: Batch) -> bool:

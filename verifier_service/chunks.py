@@ -39,6 +39,8 @@ class Header:
     share: bool = True
     """Look for equal answers in the cache and on other workers; not worth it where judging is cheaper than asking."""
     request_id: str = ""
+    trace: str = ""
+    """W3C `traceparent` of the request."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,11 @@ import asyncio
 import json
 import random
 import socket
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from types import TracebackType
 from typing import Any, Self
 
@@ -94,6 +96,7 @@ class Client:
         self._http = httpx.Client(
             base_url=base_url,
             headers=_headers(api_key),
+            event_hooks={"request": [_join_trace]},
             transport=transport or httpx.HTTPTransport(socket_options=_KEEP_ALIVE),
             timeout=_timeout(30.0),
         )
@@ -185,6 +188,7 @@ class AsyncClient:
         self._http = httpx.AsyncClient(
             base_url=base_url,
             headers=_headers(api_key),
+            event_hooks={"request": [_join_trace_async]},
             transport=transport or httpx.AsyncHTTPTransport(limits=limits, socket_options=_KEEP_ALIVE),
             timeout=_timeout(30.0),
         )
@@ -277,6 +281,16 @@ def split_batches(items: Iterable[Item], max_completions: int) -> Iterator[list[
         size += len(item.completions)
     if batch:
         yield batch
+
+
+def _join_trace(request: httpx.Request) -> None:
+    """Let the service's spans be part of the caller's trace, where it has one."""
+    if "opentelemetry.trace" in sys.modules:
+        import_module("opentelemetry.propagate").inject(request.headers)
+
+
+async def _join_trace_async(request: httpx.Request) -> None:
+    _join_trace(request)
 
 
 def _headers(api_key: str | None) -> dict[str, str]:

@@ -10,6 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -43,6 +44,19 @@ class JobLost(Exception):
     """No such job: never known to this key, expired, or lost with its Redis."""
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An admitted request."""
+
+    request: ScoreRequest
+    verifiers: Sequence[AnyVerifier]
+    """One an item."""
+    owner: str
+    body: bytes
+    """As it was sent, to tell whether a `request_id` comes again with the same."""
+    trace: str = ""
+
+
 class Jobs:
     """Everything the routes do with batches. All methods raise `RedisError` where the queue cannot be reached."""
 
@@ -65,29 +79,25 @@ class Jobs:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def submit(self, request: ScoreRequest, verifiers: Sequence[AnyVerifier], owner: str, body: bytes) -> Batch:
+    async def submit(self, asked: Asked) -> Batch:
         """Enqueue a batch, or join the one that has this `request_id` already. Raises `RequestConflict`."""
+        request = asked.request
         singles = [Piece(item.task, [text]) for item in request.items for text in item.completions]
         if request.request_id is None:
-            return await self._begin(secrets.token_hex(12), request, verifiers, owner, singles)
-        job_id, is_new = await self._store.claim_request(owner, request, hashlib.sha256(body).hexdigest())
+            return await self._begin(secrets.token_hex(12), asked, singles)
+        digest = hashlib.sha256(asked.body).hexdigest()
+        job_id, is_new = await self._store.claim_request(asked.owner, request, digest)
         async with self._entrances.setdefault(job_id, asyncio.Lock()):
             batch = self._batches.get(job_id)
             if batch is None and not is_new:
                 batch = await self._join(job_id, singles)
             if batch is None or batch.cancelled:
-                batch = await self._begin(job_id, request, verifiers, owner, singles)
+                batch = await self._begin(job_id, asked, singles)
             return batch
 
-    async def _begin(
-        self,
-        job_id: str,
-        request: ScoreRequest,
-        verifiers: Sequence[AnyVerifier],
-        owner: str,
-        singles: Sequence[Piece],
-    ) -> Batch:
-        batch = Batch(job_id, self._layout(job_id, request, verifiers, owner), singles)
+    async def _begin(self, job_id: str, asked: Asked, singles: Sequence[Piece]) -> Batch:
+        batch = Batch(job_id, self._layout(job_id, asked), singles)
+        batch.trace = asked.trace
         # Known to the listener first: a result can be faster than Redis's answer to the enqueueing.
         self._batches[job_id] = batch
         try:
@@ -147,14 +157,15 @@ class Jobs:
         if batch.layout.request_id is None:
             await self._store.forget(batch)
 
-    def _layout(self, job_id: str, request: ScoreRequest, verifiers: Sequence[AnyVerifier], owner: str) -> Layout:
+    def _layout(self, job_id: str, asked: Asked) -> Layout:
+        request, verifiers = asked.request, asked.verifiers
         settings = self._settings
         item_lanes = [verifier.lane for verifier in verifiers]
         chunks = cut(
             job_id, request.items, item_lanes, self._costs, settings.chunk_target_s, settings.max_chunk_completions
         )
         slots = list(slots_of(request.items, [verifier.version for verifier in verifiers]))
-        return Layout(owner, slots, chunks, time.time() + request.deadline_s, request.request_id)
+        return Layout(asked.owner, slots, chunks, time.time() + request.deadline_s, request.request_id)
 
     def _watch(self, batch: Batch) -> None:
         self._batches[batch.job_id] = batch

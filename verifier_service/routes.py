@@ -14,7 +14,7 @@ from verifier_service.batch_store import RequestConflict
 from verifier_service.bodies import admit, parse, read_body
 from verifier_service.chunks import dump
 from verifier_service.errors import TaskRefused
-from verifier_service.jobs import JobLost
+from verifier_service.jobs import Asked, JobLost
 from verifier_service.openapi import PROBLEMS, SAMPLE_EXAMPLE, SCORE_EXAMPLE, body_of, responses
 from verifier_service.problems import Refusal, bad_body, unreachable
 from verifier_service.registry import EXPLOITS_WITHSTOOD, kinds, verifier_for
@@ -174,10 +174,11 @@ def _sampled(wanted: SampleRequest) -> list[SampledItem]:
 async def _submit(request: Request, service: Service) -> Batch:
     body = await read_body(request, service.settings)
     asked = parse(ScoreRequest, body)
+    request.state.request_id = asked.request_id
     verifiers = admit(asked, service.settings)
     service.gauge.admit({verifier.lane for verifier in verifiers})
     try:
-        batch = await service.jobs.submit(asked, verifiers, request.state.owner, body)
+        batch = await service.jobs.submit(Asked(asked, verifiers, request.state.owner, body, request.state.trace))
         service.gauge.count(batch.layout.chunks)
         return batch
     except RequestConflict:

@@ -45,6 +45,7 @@ from verifier_service.grading import grader_limit
 from verifier_service.registry import verifier_for
 from verifier_service.rq_job import GradingJob, GradingQueue, grading_queue, put
 from verifier_service.settings import Settings
+from verifier_service.tracing import completed, set_up, span
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +144,7 @@ class GradingWorker(SimpleWorker):
 
     def bootstrap(self, *args: Any, **kwargs: Any) -> None:
         self._grader.start()
+        set_up("verifier-worker")
         super().bootstrap(*args, **kwargs)
 
     def teardown(self) -> None:
@@ -176,15 +178,20 @@ class GradingWorker(SimpleWorker):
             return
         self._renewed_at, self._taken_at = time.monotonic(), datetime.now(UTC)
         header, body = split_chunk(payload)
+        with span("chunk", header.trace, lane=self._lane, completions=len(header.positions)) as trace:
+            lines, alone = self._judge(job.id, header, body, attempts)
+            for line in lines.values():
+                completed(line.kind, trace, line.elapsed_s, outcome=line.outcome, reason=line.reason)
+        self._report(job, header, lines, body, alone)
+
+    def _judge(self, chunk_id: str, header: Header, body: bytes, attempts: int) -> tuple[dict[int, Line], list[int]]:
         if attempts <= MAX_ATTEMPTS:
             # A chunk that killed a worker is not made to wait for the locks of the dead one.
             header = replace(header, share=header.share and attempts == 1 and not header.alone)
-            lines, alone = self._grade_all(job.id, header, body)
-        elif header.alone:
-            lines, alone = {0: _limit_line(body)}, []
-        else:
-            lines, alone = {}, list(range(len(header.positions)))
-        self._report(job, header, lines, body, alone)
+            return self._grade_all(chunk_id, header, body)
+        if header.alone:
+            return {0: _limit_line(body)}, []
+        return {}, list(range(len(header.positions)))
 
     def _grade_all(self, chunk_id: str, header: Header, body: bytes) -> tuple[dict[int, Line], list[int]]:
         """All verdicts that could be had here, and which completions are to be graded alone."""
@@ -199,7 +206,12 @@ class GradingWorker(SimpleWorker):
             except GraderKilled as killed:
                 done = killed.lines
                 victims = range(len(todo)) if killed.victim is None else [killed.victim]
-                log.warning("chunk %s: the grader was lost at %s", chunk_id, [todo[victim] for victim in victims])
+                log.warning(
+                    "chunk %s: the grader was lost at %s",
+                    chunk_id,
+                    [header.positions[todo[victim]] for victim in victims],
+                    extra={"request_id": header.request_id},
+                )
                 deaths += 1
                 if not header.alone:
                     alone += [todo[victim] for victim in victims]
