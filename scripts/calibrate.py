@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scripts import rule_sets
 from verifier_service.extraction import last_boxed
 from verifier_service.registry import parse_task
 from verifier_service.tools import WorkerTools
@@ -190,7 +191,7 @@ def gym_tests(row: dict[str, Any]) -> Trial | None:
     return Trial(row["id"], kind, {"kind": kind, "ground_truth": gold}, row["response_text"], row["expected"])
 
 
-ADAPTERS: dict[str, Callable[[dict[str, Any]], Trial | None]] = {
+ADAPTERS: dict[str, Callable[[dict[str, Any]], Trial | list[rule_sets.Fields] | None]] = {
     "math_equiv_pairs": math_pairs,
     "math_grader_attacks": math_attacks,
     "stem_equiv_pairs": stem_pairs,
@@ -199,6 +200,10 @@ ADAPTERS: dict[str, Callable[[dict[str, Any]], Trial | None]] = {
     "short_answer_pairs": short_answers,
     "nemo_gym_rollouts": gym_rollouts,
     "nemo_gym_unit_tests": gym_tests,
+    "reasoning_gym_unit_tests": rule_sets.puzzle_tests,
+    "reasoning_gym_rollouts": rule_sets.puzzle_rollouts,
+    "if_unit_tests": rule_sets.instruction_tests,
+    "ifeval_responses": rule_sets.instruction_responses,
 }
 """By the name of the set; a set of another name is passed over."""
 
@@ -206,10 +211,14 @@ ADAPTERS: dict[str, Callable[[dict[str, Any]], Trial | None]] = {
 def trials(folder: Path, name: str) -> Iterator[Trial]:
     """The trials of one set; rows that no rule-based verifier can be asked are passed over."""
     for path in sorted((folder / name).glob("*.jsonl")):
+        if path.name.startswith("disputed"):
+            continue
         for line in path.read_text().splitlines():
-            trial = ADAPTERS[name](json.loads(line))
-            if trial is not None:
-                yield trial
+            found = ADAPTERS[name](json.loads(line))
+            if isinstance(found, list):
+                yield from (Trial(*fields) for fields in found)
+            elif found is not None:
+                yield found
 
 
 def judge(trial: Trial, tools: WorkerTools) -> float | None:
