@@ -24,6 +24,8 @@ CALL_DRIVER = "sandbox.calls:run"
 PROGRAM_DRIVER = "sandbox.asserts:run_program"
 TEST_DRIVER = "sandbox.asserts:run_test"
 DRIVERS = ("sandbox.child:run_program", FILES_DRIVER, CALL_DRIVER, PROGRAM_DRIVER, TEST_DRIVER)
+_TESTS_OWN_S = 5.0
+"""What a test may compute beyond what its program does: that is no fault of the program."""
 AT_FAULT = ExecutionResult(Status.FORBIDDEN, detail="the program ends its runner")
 
 
@@ -55,33 +57,37 @@ def check(slots: Slots, request: AssertRequest) -> ExecutionResult:
     if ended is None:
         return AT_FAULT
     result = result_of(ended, request.limits)
-    if result.exit_code == GONE_EXIT_CODE:  # the test hung up first, as it should
+    if result.status is Status.NONZERO_EXIT and result.exit_code == GONE_EXIT_CODE:
+        # The test hung up first, as it should.
         result = dataclasses.replace(result, status=Status.OK, exit_code=0)
     return dataclasses.replace(result, report=_report(ended.outputs[0]) if ended.outputs else None)
 
 
 def _run_pair(processes: list[WarmProcess], request: AssertRequest) -> Ended:
-    """The program's end, with what the test wrote as its only output. Each side is held to its own limits; when one is
-    gone the other ends by itself."""
+    """The program's end, with what the test wrote as its only output. Each side is held to limits of its own; when one
+    is gone the other ends by itself."""
     payload = json.dumps({"entry_point": request.entry_point}).encode()
-    sockets = socket.socketpair()
-    program, test = (end.fileno() for end in sockets)
-    limits = request.limits
-    with (
-        ThreadPoolExecutor(1) as watcher,
-        processes[0].launch(
-            Launch(PROGRAM_DRIVER, inputs=(_bytes(request.source),), pass_fds=(program,), limits=limits)
-        ) as running,
-        processes[1].launch(
-            Launch(TEST_DRIVER, inputs=(_bytes(request.test), payload), num_outputs=1, pass_fds=(test,), limits=limits)
-        ) as judging,
-    ):
-        for end in sockets:
+    limits = dataclasses.replace(request.limits, wall_time_s=request.limits.effective_wall_time_s + _TESTS_OWN_S)
+    test_limits = dataclasses.replace(limits, cpu_time_s=limits.cpu_time_s + _TESTS_OWN_S)
+    ends = socket.socketpair()
+    program, test = ((end.fileno(),) for end in ends)
+    playing = Launch(PROGRAM_DRIVER, inputs=(_bytes(request.source),), pass_fds=program, limits=limits)
+    inputs = (_bytes(request.test), payload)
+    judging = Launch(TEST_DRIVER, inputs=inputs, num_outputs=1, pass_fds=test, limits=test_limits)
+    try:
+        with (
+            ThreadPoolExecutor(1) as watcher,
+            processes[0].launch(playing) as player,
+            processes[1].launch(judging) as judge,
+        ):
+            for end in ends:  # each side must see the other's end when it comes
+                end.close()
+            verdict = watcher.submit(judge.wait)
+            ended, judged = player.wait(), verdict.result()
+    finally:
+        for end in ends:
             end.close()
-        judged = watcher.submit(judging.wait)
-        ended = running.wait()
-        verdict = judged.result()
-    return verdict if killed_by_somebody(verdict) else dataclasses.replace(ended, outputs=verdict.outputs)
+    return judged if killed_by_somebody(judged) else dataclasses.replace(ended, outputs=judged.outputs)
 
 
 def _bytes(source: str) -> bytes:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from sandbox.pool import PythonRunner
-from sandbox.types import AssertRequest, Limits
+from sandbox.types import AssertRequest, Limits, Status
 
 PROGRAM = """\
 import enum
@@ -177,3 +177,15 @@ def test_works_as_in_one_process(runner: PythonRunner, name: str) -> None:
 def test_says_how_it_failed(runner: PythonRunner, test: str, raised: str) -> None:
     result = runner.execute(AssertRequest(PROGRAM, test, limits=Limits(cpu_time_s=2)))
     assert result.report == {"raised": raised}
+
+
+def test_what_the_test_computes_itself_is_not_the_programs_time(runner: PythonRunner) -> None:
+    test = "expected = sum(n * n for n in range(10 ** 7))\nassert add(expected, 0) == expected"
+    result = runner.execute(AssertRequest(PROGRAM, test, limits=Limits(cpu_time_s=0.2)))
+    assert result.report == {"passed": True}, result
+    assert result.cpu_time_s < 0.2
+
+
+def test_output_that_floods_past_the_test_is_still_a_limit(runner: PythonRunner) -> None:
+    program = "import os\ndef f():\n    for _ in range(300): os.write(1, b'x' * 65536)\n    return 1"
+    assert runner.execute(AssertRequest(program, "assert f() == 1")).status is Status.OUTPUT_LIMIT
