@@ -21,96 +21,47 @@ _ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32_BIT = 0x40000000
 
 Calls = dict[str, tuple[int | None, int | None]]
+
+
+def _calls(table: str) -> Calls:
+    """`name x86_64 aarch64, ...`, with `-` where an architecture has no such call."""
+    rows = (row.split() for row in table.split(","))
+    return {name: (_number(x86_64), _number(aarch64)) for name, x86_64, aarch64 in rows}
+
+
+def _number(text: str) -> int | None:
+    return None if text == "-" else int(text)
+
+
 # name: (x86_64, aarch64); from 424 on the numbers are the same everywhere.
-_KILLED: Calls = {
-    "ptrace": (101, 117),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "bpf": (321, 280),
-    "userfaultfd": (323, 282),
-    "perf_event_open": (298, 241),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
-    "mount": (165, 40),
-    "umount2": (166, 39),
-    "pivot_root": (155, 41),
-    "chroot": (161, 51),
-    "unshare": (272, 97),
-    "setns": (308, 268),
-    "kcmp": (312, 272),
-    "name_to_handle_at": (303, 264),
-    "open_by_handle_at": (304, 265),
-    "init_module": (175, 105),
-    "finit_module": (313, 273),
-    "delete_module": (176, 106),
-    "kexec_load": (246, 104),
-    "kexec_file_load": (320, 294),
-    "reboot": (169, 142),
-    "swapon": (167, 224),
-    "swapoff": (168, 225),
-    "acct": (163, 89),
-    "settimeofday": (164, 170),
-    "clock_settime": (227, 112),
-    "sethostname": (170, 161),
-    "setdomainname": (171, 162),
-    "quotactl": (179, 60),
-    "syslog": (103, 116),
-    "iopl": (172, None),
-    "ioperm": (173, None),
-    "modify_ldt": (154, None),
-    "vhangup": (153, 58),
-    "move_pages": (279, 239),
-    "migrate_pages": (256, 238),
-    "fanotify_init": (300, 262),
-    "pidfd_getfd": (438, 438),
-}
-_REFUSED: Calls = {
-    "socket": (41, 198),
-    "connect": (42, 203),
-    "bind": (49, 200),
-    "listen": (50, 201),
-    "accept": (43, 202),
-    "accept4": (288, 242),
-    "sendmsg": (46, 211),
-    "sendmmsg": (307, 269),
-    "memfd_create": (319, 279),
-    "shmget": (29, 194),
-    "semget": (64, 190),
-    "msgget": (68, 186),
-    "mq_open": (240, 180),
-    "splice": (275, 76),
-    "tee": (276, 77),
-    "vmsplice": (278, 75),
-    "personality": (135, 92),
-    "setpriority": (141, 140),
-    "ioprio_set": (251, 30),
-    "tkill": (200, 130),
-    "rt_sigqueueinfo": (129, 138),
-    "rt_tgsigqueueinfo": (297, 240),
-}
+_KILLED = _calls(
+    """
+    ptrace 101 117, process_vm_readv 310 270, process_vm_writev 311 271, bpf 321 280, userfaultfd 323 282,
+    perf_event_open 298 241, add_key 248 217, request_key 249 218, keyctl 250 219, mount 165 40, umount2 166 39,
+    pivot_root 155 41, chroot 161 51, unshare 272 97, setns 308 268, kcmp 312 272, name_to_handle_at 303 264,
+    open_by_handle_at 304 265, init_module 175 105, finit_module 313 273, delete_module 176 106, kexec_load 246
+    104, kexec_file_load 320 294, reboot 169 142, swapon 167 224, swapoff 168 225, acct 163 89, settimeofday 164
+    170, clock_settime 227 112, sethostname 170 161, setdomainname 171 162, quotactl 179 60, syslog 103 116, iopl
+    172 -, ioperm 173 -, modify_ldt 154 -, vhangup 153 58, move_pages 279 239, migrate_pages 256 238,
+    fanotify_init 300 262, pidfd_getfd 438 438
+    """
+)
+_REFUSED = _calls(
+    """
+    socket 41 198, connect 42 203, bind 49 200, listen 50 201, accept 43 202, accept4 288 242, sendmsg 46 211,
+    sendmmsg 307 269, memfd_create 319 279, shmget 29 194, semget 64 190, msgget 68 186, mq_open 240 180, splice
+    275 76, tee 276 77, vmsplice 278 75, personality 135 92, setpriority 141 140, ioprio_set 251 30, tkill 200
+    130, rt_sigqueueinfo 129 138, rt_tgsigqueueinfo 297 240
+    """
+)
 # Landlock holds none of these; where the host's files are in sight, and perhaps this uid's, nothing may change them.
-_METADATA: Calls = {
-    "chmod": (90, None),
-    "fchmod": (91, 52),
-    "fchmodat": (268, 53),
-    "fchmodat2": (452, 452),
-    "chown": (92, None),
-    "fchown": (93, 55),
-    "lchown": (94, None),
-    "fchownat": (260, 54),
-    "utime": (132, None),
-    "utimes": (235, None),
-    "futimesat": (261, None),
-    "utimensat": (280, 88),
-    "setxattr": (188, 5),
-    "lsetxattr": (189, 6),
-    "fsetxattr": (190, 7),
-    "removexattr": (197, 14),
-    "lremovexattr": (198, 15),
-    "fremovexattr": (199, 16),
-    "truncate": (76, 45),
-}
+_METADATA = _calls(
+    """
+    chmod 90 -, fchmod 91 52, fchmodat 268 53, fchmodat2 452 452, chown 92 -, fchown 93 55, lchown 94 -, fchownat
+    260 54, utime 132 -, utimes 235 -, futimesat 261 -, utimensat 280 88, setxattr 188 5, lsetxattr 189 6,
+    fsetxattr 190 7, removexattr 197 14, lremovexattr 198 15, fremovexattr 199 16, truncate 76 45
+    """
+)
 _FORKS: Calls = {"fork": (57, None), "vfork": (58, None)}
 _EXECS: Calls = {"execve": (59, 221), "execveat": (322, 281)}
 _CLONE, _CLONE3 = (56, 220), 435
