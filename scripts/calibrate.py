@@ -39,9 +39,13 @@ class Trial:
     """What the library earns it: a call, made in the main thread."""
 
 
+_SAME_REWARD = 1e-6
+
+
 @dataclass
 class Score:
-    """Counts of one judge on one group: false negatives of the right answers, false positives of the wrong."""
+    """Counts of one judge on one group: paid too little of what deserves something, too much of what does not
+    deserve all. For binary verdicts these are the false negatives and the false positives."""
 
     num_right: int = 0
     num_wrong: int = 0
@@ -50,14 +54,13 @@ class Score:
     errors: list[str] = field(default_factory=list)
 
     def add(self, trial: Trial, reward: float | None) -> None:
-        right = trial.expected >= 0.5
-        self.num_right += right
-        self.num_wrong += not right
+        self.num_right += trial.expected > 0
+        self.num_wrong += trial.expected < 1
         if reward is None:
             self.errors.append(trial.id)
-        elif right and reward < 0.5:
+        elif reward < trial.expected - _SAME_REWARD:
             self.false_negatives.append(trial.id)
-        elif not right and reward >= 0.5:
+        elif reward > trial.expected + _SAME_REWARD:
             self.false_positives.append(trial.id)
 
 
@@ -191,7 +194,44 @@ def gym_tests(row: dict[str, Any]) -> Trial | None:
     return Trial(row["id"], kind, {"kind": kind, "ground_truth": gold}, row["response_text"], row["expected"])
 
 
+<<<<<<< HEAD
 ADAPTERS: dict[str, Callable[[dict[str, Any]], Trial | list[rule_sets.Fields] | None]] = {
+=======
+def ifeval(row: dict[str, Any]) -> list[Trial]:
+    """The fraction of the instructions that a real response follows, strict and loose, by the published checker."""
+    ids, kwargs = row["instruction_id_list"], row["kwargs"]
+    listed = [{"id": name, "kwargs": given or {}} for name, given in zip(ids, kwargs, strict=True)]
+    common = {"kind": "instruction", "instructions": listed, "prompt": row["prompt"], "thinking": "keep"}
+    return [
+        Trial(f"{row['id']} {mode}", mode, {**common, "mode": mode}, row["response"], _mean(row[f"reference_{mode}"]))
+        for mode in ("strict", "loose")
+    ]
+
+
+def _mean(followed: list[bool]) -> float:
+    return sum(followed) / len(followed)
+
+
+def reasoning_gym(row: dict[str, Any]) -> Trial | None:
+    """The library's own score of a real rollout: the two must be the same number."""
+    if row["model_answer"] is None or row["entry"] is None:
+        return None
+    entry = {"question": row["question"], **row["entry"]}
+    task = {"kind": "logic", "dataset": row["dataset"], "entry": entry}
+    return Trial(row["id"], row["difficulty"], task, f"<answer>{row['model_answer']}</answer>", row["label"])
+
+
+def code_asserts(row: dict[str, Any]) -> Trial | None:
+    if not row["verified_ok"]:
+        return None
+    task = {"kind": "code", "tests": [{"assert": f"{row['test']}\n{row['test_tail'] or ''}"}], "time_limit_s": 15}
+    program = f"{row['preamble'] or ''}\n{row['solution']}"
+    return Trial(row["id"], "assert", {**task, "total_time_limit_s": 15}, f"```python\n{program}\n```", row["label"])
+
+
+Adapted = Trial | list[Trial] | None
+ADAPTERS: dict[str, Callable[[dict[str, Any]], Adapted]] = {
+>>>>>>> fb81752 (Close what a second look let through: powers as units, alternatives, last digits)
     "math_equiv_pairs": math_pairs,
     "math_grader_attacks": math_attacks,
     "stem_equiv_pairs": stem_pairs,
@@ -200,10 +240,16 @@ ADAPTERS: dict[str, Callable[[dict[str, Any]], Trial | list[rule_sets.Fields] | 
     "short_answer_pairs": short_answers,
     "nemo_gym_rollouts": gym_rollouts,
     "nemo_gym_unit_tests": gym_tests,
+<<<<<<< HEAD
     "reasoning_gym_unit_tests": rule_sets.puzzle_tests,
     "reasoning_gym_rollouts": rule_sets.puzzle_rollouts,
     "if_unit_tests": rule_sets.instruction_tests,
     "ifeval_responses": rule_sets.instruction_responses,
+=======
+    "ifeval_responses": ifeval,
+    "reasoning_gym_rollouts": reasoning_gym,
+    "code_asserts": code_asserts,
+>>>>>>> fb81752 (Close what a second look let through: powers as units, alternatives, last digits)
 }
 """By the name of the set; a set of another name is passed over."""
 
@@ -214,11 +260,16 @@ def trials(folder: Path, name: str) -> Iterator[Trial]:
         if path.name.startswith("disputed"):
             continue
         for line in path.read_text().splitlines():
+<<<<<<< HEAD
             found = ADAPTERS[name](json.loads(line))
             if isinstance(found, list):
                 yield from (Trial(*fields) for fields in found)
             elif found is not None:
                 yield found
+=======
+            adapted = ADAPTERS[name](json.loads(line))
+            yield from adapted if isinstance(adapted, list) else [adapted] if adapted else []
+>>>>>>> fb81752 (Close what a second look let through: powers as units, alternatives, last digits)
 
 
 def judge(trial: Trial, tools: WorkerTools) -> float | None:
@@ -253,7 +304,8 @@ def card(folders: list[Path], tools: WorkerTools) -> str:
         "",
         "Written by `make calibrate`. Labelled sets from other projects' tests and data; how far their labels can be",
         "trusted stands in each set's own README. Wrong verdicts / rows, with 95% Wilson intervals; *library* is",
-        "math-verify 0.9.0 as shipped. Rows are named by id only.",
+        "math-verify 0.9.0 as shipped; for logic, instructions and code the labels are the library's own verdicts, so",
+        "that a false negative is a reward below the library's, a false positive one above. Rows are named by id only.",
         "",
         "| set | group | false negatives | false positives | errors | library FN | library FP |",
         "|---|---|---|---|---|---|---|",

@@ -168,7 +168,9 @@ def _rounded(gold: Number, answer: Number, value: Fraction) -> bool:
         return False
     if decimal.decimals < 6 or decimal.significant < 6 or decimal.percent != exact_one.percent:
         return False
-    return abs(value - gold.value) < Fraction(1, 10**decimal.decimals)
+    unit, gap = Fraction(1, 10**decimal.decimals), abs(value - gold.value)
+    is_cut = gap < unit and abs(decimal.value) < abs(exact_one.value)
+    return gap <= unit / 2 or is_cut
 
 
 def _compare_words(gold: Reading, answer: Reading) -> Decision | None:
@@ -252,7 +254,10 @@ def _end_of_chain(answer: Reading) -> Reading:
 
 
 _EQUALS = re.compile(r"(?<![<>!=])=(?!=)")
-_ALTERNATIVES = re.compile(r"\bor\b|\\text ?\{[^{}]*\bor\b|或|\\vee|\\lor", re.IGNORECASE)
+_ALTERNATIVES = re.compile(
+    r"\b(?:or|oder|ou|oppure|if|otherwise|not|wrong|maybe|perhaps|possibly|either|unless|but|vs)\b|或|\\vee|\\lor",
+    re.IGNORECASE,
+)
 
 
 def _may_be_judged(gold: Reading, answer: Reading) -> bool:

@@ -146,12 +146,15 @@ _NOT_UNITS = re.compile(
     r"|billion|dozen|is|are|other|either|than)\b|[千百十或和半分]",
     re.IGNORECASE,
 )
-# Possessive throughout: a text that is no unit is refused in one pass.
+# Words are possessive and no two alternatives begin alike: a text that is no unit is refused in about one pass.
 _UNIT = re.compile(
     r"(?:\\text ?\{(?:[^{}]|\{[^{}]{0,10}\}){1,60}+\}|\^ ?\{? ?\\circ ?\}?|[A-Za-z]{1,20}+|[\u00c5\u4e00-\u9fff]"
-    r"|\\(?:mu|Omega|AA|circ|celsius) ?|\^ ?\{? ?-? ?\d\}?|\^\(-?\d\)|[ */.()'-]|\d(?=[ /*]|$)){1,40}+"
+    r"|\\(?:mu|Omega|AA|circ|celsius) ?|\^ ?\{? ?-? ?\d\}?|\^\(-?\d\)|[ */.()'-]|(?<=[A-Za-z])\d(?=[ /*)]|$)){1,40}"
 )
 _LETTER_UNITS = frozenset("m g s h N J W V A K C F T L l Pa Hz eV".split())
+
+
+_DEGREE = re.compile(r"\^ ?\{? ?\\circ")
 
 
 def is_unit(tail: str, *, spaced: bool) -> bool:
@@ -160,7 +163,7 @@ def is_unit(tail: str, *, spaced: bool) -> bool:
         return False
     first = re.match(r"[A-Za-z]+", tail)
     if first is None:
-        return tail[0] in "\\^Å" or "\u4e00" <= tail[0] <= "\u9fff"
+        return tail[0] in "\\Å" or bool(_DEGREE.match(tail)) or "\u4e00" <= tail[0] <= "\u9fff"
     word = first.group()
     if len(word) <= 2:
         return (word in _LETTER_UNITS and spaced) or word in _SHORT_UNITS

@@ -229,8 +229,8 @@ def _compare_collections(gold: Node, answer: Node) -> bool | None:
     if gold_brackets in unordered and answer_brackets in unordered:
         return _matched(_elements(gold), _elements(answer), as_set=r"\{\}" in (gold_brackets, answer_brackets))
     ordered = [brackets for brackets in (gold_brackets, answer_brackets) if brackets not in unordered]
-    if len(ordered) == 1 and r"\{\}" in (gold_brackets, answer_brackets):
-        return False  # a set for a tuple, or an interval
+    if len(ordered) == 1 and (r"\{\}" in (gold_brackets, answer_brackets) or "or" in (gold.value, answer.value)):
+        return False  # a set, or alternatives, for a tuple or an interval
     if len(_elements(gold)) != len(_elements(answer)):
         return False
     brackets_differ = len(ordered) == 2 and ordered[0] != ordered[1]

@@ -199,8 +199,10 @@ def _rounds_to(gold: Node, answer: Node, gold_value: Scalar, answer_value: Scala
         return False
     if not (_is_real(mpmath.mpc(_float(gold_value))) and _is_real(mpmath.mpc(_float(answer_value)))):
         return False
-    gap = abs(_float(gold_value) - _float(answer_value))
-    return bool(gap <= float(_unit_in_last_place(value, digits)) and gap < 1e-6)
+    gap, unit = abs(_float(gold_value) - _float(answer_value)), float(_unit_in_last_place(value, digits))
+    exact_value = answer_value if decimal is gold else gold_value
+    is_cut = abs(_float(value)) < abs(_float(exact_value)) and gap < unit
+    return bool((gap <= unit / 2 or is_cut) and gap < 1e-6)
 
 
 def _float(value: Scalar) -> Scalar:
