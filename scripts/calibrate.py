@@ -194,33 +194,6 @@ def gym_tests(row: dict[str, Any]) -> Trial | None:
     return Trial(row["id"], kind, {"kind": kind, "ground_truth": gold}, row["response_text"], row["expected"])
 
 
-<<<<<<< HEAD
-ADAPTERS: dict[str, Callable[[dict[str, Any]], Trial | list[rule_sets.Fields] | None]] = {
-=======
-def ifeval(row: dict[str, Any]) -> list[Trial]:
-    """The fraction of the instructions that a real response follows, strict and loose, by the published checker."""
-    ids, kwargs = row["instruction_id_list"], row["kwargs"]
-    listed = [{"id": name, "kwargs": given or {}} for name, given in zip(ids, kwargs, strict=True)]
-    common = {"kind": "instruction", "instructions": listed, "prompt": row["prompt"], "thinking": "keep"}
-    return [
-        Trial(f"{row['id']} {mode}", mode, {**common, "mode": mode}, row["response"], _mean(row[f"reference_{mode}"]))
-        for mode in ("strict", "loose")
-    ]
-
-
-def _mean(followed: list[bool]) -> float:
-    return sum(followed) / len(followed)
-
-
-def reasoning_gym(row: dict[str, Any]) -> Trial | None:
-    """The library's own score of a real rollout: the two must be the same number."""
-    if row["model_answer"] is None or row["entry"] is None:
-        return None
-    entry = {"question": row["question"], **row["entry"]}
-    task = {"kind": "logic", "dataset": row["dataset"], "entry": entry}
-    return Trial(row["id"], row["difficulty"], task, f"<answer>{row['model_answer']}</answer>", row["label"])
-
-
 def code_asserts(row: dict[str, Any]) -> Trial | None:
     if not row["verified_ok"]:
         return None
@@ -229,9 +202,7 @@ def code_asserts(row: dict[str, Any]) -> Trial | None:
     return Trial(row["id"], "assert", {**task, "total_time_limit_s": 15}, f"```python\n{program}\n```", row["label"])
 
 
-Adapted = Trial | list[Trial] | None
-ADAPTERS: dict[str, Callable[[dict[str, Any]], Adapted]] = {
->>>>>>> fb81752 (Close what a second look let through: powers as units, alternatives, last digits)
+ADAPTERS: dict[str, Callable[[dict[str, Any]], Trial | list[rule_sets.Fields] | None]] = {
     "math_equiv_pairs": math_pairs,
     "math_grader_attacks": math_attacks,
     "stem_equiv_pairs": stem_pairs,
@@ -240,16 +211,11 @@ ADAPTERS: dict[str, Callable[[dict[str, Any]], Adapted]] = {
     "short_answer_pairs": short_answers,
     "nemo_gym_rollouts": gym_rollouts,
     "nemo_gym_unit_tests": gym_tests,
-<<<<<<< HEAD
     "reasoning_gym_unit_tests": rule_sets.puzzle_tests,
     "reasoning_gym_rollouts": rule_sets.puzzle_rollouts,
     "if_unit_tests": rule_sets.instruction_tests,
     "ifeval_responses": rule_sets.instruction_responses,
-=======
-    "ifeval_responses": ifeval,
-    "reasoning_gym_rollouts": reasoning_gym,
     "code_asserts": code_asserts,
->>>>>>> fb81752 (Close what a second look let through: powers as units, alternatives, last digits)
 }
 """By the name of the set; a set of another name is passed over."""
 
@@ -260,16 +226,11 @@ def trials(folder: Path, name: str) -> Iterator[Trial]:
         if path.name.startswith("disputed"):
             continue
         for line in path.read_text().splitlines():
-<<<<<<< HEAD
             found = ADAPTERS[name](json.loads(line))
             if isinstance(found, list):
                 yield from (Trial(*fields) for fields in found)
             elif found is not None:
                 yield found
-=======
-            adapted = ADAPTERS[name](json.loads(line))
-            yield from adapted if isinstance(adapted, list) else [adapted] if adapted else []
->>>>>>> fb81752 (Close what a second look let through: powers as units, alternatives, last digits)
 
 
 def judge(trial: Trial, tools: WorkerTools) -> float | None:
