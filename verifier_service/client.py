@@ -66,16 +66,23 @@ class _Retries:
     """When to try again, the same for both clients."""
 
     def __init__(self, patience_s: float) -> None:
-        self._give_up_at = time.monotonic() + patience_s
+        self._patience_s = patience_s
         self._pause_s = FIRST_PAUSE_S
+        self._failed_at = self._give_up_at = float("-inf")
 
     def pause_s(self, response: httpx.Response | None, error: httpx.TransportError | None) -> float:
         """Seconds until the next attempt. Raises `ServiceError` where there is none."""
+        now = time.monotonic()
+        if now - self._failed_at > self._patience_s:
+            # The first failure, or one after an attempt that went well for long: a service that restarts in the middle
+            # of a slow batch has not been away for all that time.
+            self._give_up_at, self._pause_s = now + self._patience_s, FIRST_PAUSE_S
+        self._failed_at = now
         retry_after_s = _retry_after_s(response)
         jittered_s = self._pause_s * random.uniform(0.5, 1.5)
         self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
         pause_s = max(jittered_s, retry_after_s * random.uniform(1.0, 1.2))
-        if time.monotonic() + pause_s > self._give_up_at:
+        if now + pause_s > self._give_up_at:
             if response is not None:
                 raise _refused(response)
             raise ServiceError(f"the service cannot be reached: {error!r}") from error

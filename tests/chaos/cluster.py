@@ -126,7 +126,6 @@ class Load:
     """A completion put into the middle of every batch, which must come back `grader_limit`."""
     num_verdicts: int = 0
     failures: list[str] = field(default_factory=list)
-    statuses: list[int] = field(default_factory=list)
 
     def run(self, num_threads: int = 4, at_least: int = 150) -> "Load":
         """Send at least so many verdicts' worth and return."""

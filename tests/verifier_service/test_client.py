@@ -17,6 +17,9 @@ ANSWER = {"request_id": "x", "items": [{"id": None, "verdicts": [VERDICT]}]}
 PROBLEM = {"type": "urn:x", "title": "Busy", "status": 429, "detail": "the queue is full"}
 
 
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
 class Script:
     """Answers each request with the next step; an exception is raised."""
 
@@ -34,12 +37,12 @@ class Script:
         return step
 
 
-def sync_score(script: Script, patience_s: float = 5.0) -> object:
+def sync_score(script: Handler, patience_s: float = 5.0) -> object:
     with Client("http://service", patience_s=patience_s, transport=httpx.MockTransport(script)) as client:
         return client.score([ITEM])
 
 
-def async_score(script: Script, patience_s: float = 5.0) -> object:
+def async_score(script: Handler, patience_s: float = 5.0) -> object:
     async def run() -> object:
         transport = httpx.MockTransport(script)
         async with AsyncClient("http://service", patience_s=patience_s, transport=transport) as client:
@@ -91,6 +94,17 @@ def test_patience_ends(score: Score) -> None:
         score(Script(*[httpx.ConnectError("refused")] * 50), patience_s=0.5)
     with pytest.raises(ServiceError, match="the queue is full"):
         score(Script(httpx.Response(429, json=PROBLEM, headers={"Retry-After": "60"})), patience_s=0.5)
+
+
+@COLOURS
+def test_patience_is_with_failures_not_with_slow_batches(score: Score) -> None:
+    def slowly_cut(request: httpx.Request) -> httpx.Response:
+        if len(script.steps) == 2:
+            time.sleep(0.4)
+        return script(request)
+
+    script = Script(httpx.ReadError("cut"), httpx.Response(200, json=ANSWER))
+    score(slowly_cut, patience_s=0.3)
 
 
 @COLOURS
