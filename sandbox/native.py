@@ -112,7 +112,9 @@ class NativeRunner:
         if ended is None:
             return ExecutionResult(Status.FORBIDDEN, detail="the program ends its runner")
         result = result_of(ended, request.limits)
-        if result.status in (Status.NONZERO_EXIT, Status.SIGNALLED) and _OUT_OF_MEMORY.search(result.stderr[-4096:]):
+        if result.status in (Status.NONZERO_EXIT, Status.SIGNALLED) and _OUT_OF_MEMORY.search(
+            _both_ends(result.stderr)
+        ):
             return dataclasses.replace(result, status=Status.MEMORY_LIMIT)
         return result
 
@@ -197,3 +199,7 @@ def _instructions(toolchain: Toolchain, request: ExecutionRequest, files: Mappin
         "environment": dict(toolchain.environment),
     }
     return json.dumps(instructions).encode()
+
+
+def _both_ends(text: bytes) -> bytes:
+    return text[:4096] + b"\n" + text[-4096:]

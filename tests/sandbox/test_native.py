@@ -65,6 +65,12 @@ FAILS = {
     ): Status.MEMORY_LIMIT,
     ("java", "class A { public static void main(String[] a) { throw new RuntimeException(); } }"): Status.NONZERO_EXIT,
     ("java", "class A { }"): Status.COMPILE_ERROR,
+    (
+        "go",
+        "package main\nfunc main() { var a [][]byte; for { a = append(a, make([]byte, 1 << 20)); for i := range a[len(a)-1] { a[len(a)-1][i] = 1 } } }",
+    ): Status.MEMORY_LIMIT,
+    ("go", "package main\nfunc main() { panic(1) }"): Status.NONZERO_EXIT,
+    ("go", "package main\nfunc main() { x }"): Status.COMPILE_ERROR,
     ("javascript", "const a = []; for (;;) a.push(new Array(100000).fill(1.5))"): Status.MEMORY_LIMIT,
     ("javascript", "const a = []; for (;;) a.push(Buffer.alloc(1 << 20, 1))"): None,
     ("javascript", "for (;;);"): Status.CPU_TIME_LIMIT,
