@@ -22,7 +22,7 @@ MARKS = string.punctuation + " "
 
 _WORD = re.compile(r"\w+")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_QUANTIFIER = re.compile(r"(?<!\\)[*+{]")
+_QUANTIFIERS = re.compile(r"(?<!\\)[*+{]+")
 _TREEBANK = NLTKWordTokenizer()
 _CONTRACTED = frozenset({"cannot", "gimme", "gonna", "gotta", "lemme", "wanna"})
 """Words without an apostrophe that the tokenizer takes apart."""
@@ -69,9 +69,17 @@ def _unusual_chunk(chunk: str, ends: bool) -> tuple[str, ...]:
 
 
 def _usable(keyword: str) -> str:
-    if len(_QUANTIFIER.findall(keyword)) > 1:
+    if len(_QUANTIFIERS.findall(keyword)) > 1 and _compiles(keyword):
         raise ValueError("a keyword with several quantifiers can take exponential time")
     return keyword
+
+
+def _compiles(keyword: str) -> bool:
+    try:
+        re.compile(keyword)
+    except re.error:
+        return False
+    return True
 
 
 Keyword = Annotated[str, Field(min_length=1), AfterValidator(_usable)]
@@ -81,7 +89,4 @@ Keyword = Annotated[str, Field(min_length=1), AfterValidator(_usable)]
 @lru_cache(maxsize=4096)
 def keyword_pattern(keyword: str, before: str = "", after: str = "") -> re.Pattern[str]:
     """The keyword as a pattern without case; what is no regular expression is meant literally ("**")."""
-    try:
-        return re.compile(before + keyword + after, re.IGNORECASE)
-    except re.error:
-        return re.compile(before + re.escape(keyword) + after, re.IGNORECASE)
+    return re.compile(before + (keyword if _compiles(keyword) else re.escape(keyword)) + after, re.IGNORECASE)
