@@ -21,6 +21,7 @@ from trainer.config import (
     Section,
 )
 from trainer.errors import ConfigError
+from trainer.stage import Stage, parse_setting, with_settings
 
 
 class DemoModelConfig(Section):
@@ -201,33 +202,6 @@ class CheckpointConfig(Section):
     """Every so many steps the judged completions are written."""
 
 
-class Stage(Section):
-    """From a step or a reset on, part of the config is another."""
-
-    name: str
-    """Goes to the ledger."""
-    from_step: Annotated[int, Field(ge=1)] | None = None
-    """The first step it holds for."""
-    with_reset: bool = False
-    """A reset of cause `stage` comes before that step."""
-    from_era: Annotated[int, Field(ge=1)] | None = None
-    """Or: it holds from the start of this era, whenever its reset comes."""
-    set: dict[str, JsonValue]
-    """Dotted keys and their values, as in `--set`."""
-
-    @model_validator(mode="after")
-    def _one_start(self) -> Self:
-        if (self.from_step is None) == (self.from_era is None):
-            raise ValueError("give either `from_step` or `from_era`")
-        if self.with_reset and self.from_step is None:
-            raise ValueError("`with_reset` needs `from_step`")
-        fixed = {"run_dir", "seed", "model", "engine", "stages", "validation", "checkpoint", "reward"}
-        for key in self.set:
-            if key.split(".")[0] in fixed or key.startswith("data.sources"):
-                raise ValueError(f"a stage cannot set {key}")
-        return self
-
-
 class RunConfig(Section):
     """A run."""
 
@@ -270,7 +244,7 @@ class RunConfig(Section):
         config = cls.model_validate(source)
         config._source = dict(source)
         for stage in config.stages:
-            cls.model_validate(_with_settings(source, stage.set))
+            cls.model_validate(with_settings(source, stage.set))
         return config
 
     def as_source(self) -> dict[str, Any]:
@@ -281,9 +255,8 @@ class RunConfig(Section):
         """The config of one step: this one with the stages that have begun."""
         source: Mapping[str, Any] = self._source
         for stage in self.stages:
-            begun = step >= stage.from_step if stage.from_step is not None else era >= (stage.from_era or 0)
-            if begun:
-                source = _with_settings(source, stage.set)
+            if stage.has_begun(step, era):
+                source = with_settings(source, stage.set)
         return self if source is self._source else RunConfig.from_dict(source)
 
     def derived(self) -> dict[str, str]:
@@ -306,33 +279,9 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> RunConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     try:
-        return RunConfig.from_dict(_with_settings(source, dict(map(parse_setting, settings))))
+        return RunConfig.from_dict(with_settings(source, dict(map(parse_setting, settings))))
     except ValidationError as error:
         first = error.errors()[0]
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         where = ".".join(map(str, first["loc"]))
         raise ConfigError(f"{path}: {where}: {first['msg']}{more}") from error
-
-
-def parse_setting(text: str) -> tuple[str, JsonValue]:
-    """`loss.kl_coef=1e-3` -> ("loss.kl_coef", 0.001). Values are TOML; what is not TOML is taken as a string."""
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set {text}: expected key=value")
-    try:
-        return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key, value
-
-
-def _with_settings(source: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `source` with dotted keys set; missing tables are made."""
-    merged = dict(source)
-    for dotted, value in settings.items():
-        key, _, rest = dotted.partition(".")
-        below = merged.get(key)
-        if rest:
-            merged[key] = _with_settings(below if isinstance(below, Mapping) else {}, {rest: value})
-        else:
-            merged[key] = value
-    return merged
