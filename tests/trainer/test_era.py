@@ -41,6 +41,16 @@ def test_a_reset_is_an_event_with_all_that_belongs_to_it(tmp_path: Path) -> None
     assert run.state.era == 1
 
 
+def test_nothing_is_carried_into_the_next_era(tmp_path: Path) -> None:
+    config = {"filter__oversample": 2.0, "num_steps": 5, "checkpoint__every_steps": 1, "checkpoint__keep": 9}
+    train_quietly(run_config(tmp_path, reset__every_steps=3, **config))
+    carried = [len(Checkpoints(tmp_path, 9).load(step).state.carry) for step in (1, 2, 3)]
+    assert carried[0] > 0, "otherwise this shows nothing"
+    assert carried[2] == 0
+    train_quietly(run_config(tmp_path.with_name("long"), **config))
+    assert len(Checkpoints(tmp_path.with_name("long"), 9).load(3).state.carry) > 0, "a reset made the difference"
+
+
 def test_v2_keeps_the_optimizer(tmp_path: Path) -> None:
     train_quietly(run_config(tmp_path, num_steps=3, reset={"every_steps": 2, "optimizer": "keep"}))
     assert Checkpoints(tmp_path, 2).load(2).optimizer["state"] != {}
