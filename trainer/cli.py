@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
     from trainer.prompts import sampler_of
     from trainer.train import train
 
-    api_key = os.environ.get(config.reward.api_key_env)
+    api_key = os.environ.get(config.reward.api_key_env) or None  # empty is not set
     with Client(config.reward.url, api_key=api_key, patience_s=config.reward.patience_s) as client:
         train(config, client, sampler_of(client), Progress(Console()))
 

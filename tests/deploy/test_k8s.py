@@ -1,5 +1,6 @@
 """The Kubernetes objects: each against the schemas, all against each other."""
 
+import os
 import re
 from collections import defaultdict
 from typing import Any
@@ -203,6 +204,28 @@ def test_what_serves_may_be_disrupted_one_by_one(overlay: Overlay) -> None:
     budgets = overlay.of("PodDisruptionBudget")
     for name in ("Deployment/api", "Deployment/light-worker", "Deployment/code-worker"):
         assert [b for b in budgets if selects(b["spec"]["selector"], overlay.workload(name).labels)], name
+
+
+def test_a_redis_of_ones_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The component beside the base: nothing of our Redis is left, and everybody is told of the other."""
+    folder = tmp_path_factory.mktemp("overlay")
+    k8s = os.path.relpath(ROOT / "k8s", folder)
+    (folder / "kustomization.yaml").write_text(
+        f"resources: [{k8s}/base]\ncomponents: [{k8s}/components/external-redis]\n"
+    )
+    overlay = rendered(os.path.relpath(folder, ROOT / "k8s"))
+    assert not [m for m in overlay.objects if m["metadata"]["name"].startswith("redis")]
+    for version in VERSIONS:
+        for manifest in overlay.objects:
+            kubernetes_validate.validate(manifest, version, strict=True)
+    for name, role in (("api", "api"), ("light-worker", "light"), ("code-worker", "code")):
+        (container,) = overlay.workload(f"Deployment/{name}").containers
+        urls = [v["value"] for v in container["env"] if v["name"] == "VERIFIER_REDIS_URL"]
+        assert urls == [f"rediss://{role}@redis.example.org:6379/0"]
+        egress = [
+            rule for p in policies_on(overlay, overlay.workload(f"Deployment/{name}")) for rule in p.get("egress", [])
+        ]
+        assert [rule["ports"][0]["port"] for rule in egress] == [6379, 53]
 
 
 # Hardening.
