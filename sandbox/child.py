@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 from sandbox import kernel, landlock, seccomp
 
+NO_ROOM_EXIT_CODE = 71
+"""The files of a request could not be put into the work directory: there is none, or it is too small."""
 _MAX_OPEN_FILES = 128
 _STACK_BYTES = 128 << 20
 _CPU_GRACE_S = 2
@@ -149,12 +151,20 @@ def run_with_files() -> None:
     """As `run_program`; descriptor 4 names the files that follow it, which become files in the work directory and the
     program's arguments."""
     source, names = read_all(3), json.loads(read_all(4))
-    for offset, name in enumerate(names):
-        with open(name, "wb") as file:
-            file.write(read_all(5 + offset))
+    place_files(names, 5)
     os.closerange(3, 5 + len(names))
     sys.argv = ["program.py", *names]
     run_source(source)
+
+
+def place_files(names: list[str], first_descriptor: int) -> None:
+    """Write files into the work directory from as many descriptors; the end where there is no room."""
+    try:
+        for descriptor, name in enumerate(names, first_descriptor):
+            with open(name, "wb") as file:
+                file.write(read_all(descriptor))
+    except OSError:
+        os._exit(NO_ROOM_EXIT_CODE)
 
 
 def run_source(source: bytes) -> dict[str, object]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from sandbox.child import NO_ROOM_EXIT_CODE
 from sandbox.launch import Ended, Launch
 from sandbox.peers import GONE_EXIT_CODE
 from sandbox.slots import Slots, killed_by_somebody, result_of
@@ -36,7 +37,12 @@ def run(slots: Slots, request: ExecutionRequest) -> ExecutionResult:
         names = json.dumps(list(request.files)).encode()
         launch = dataclasses.replace(launch, driver=FILES_DRIVER, inputs=(source, names, *request.files.values()))
     ended = slots.run_fairly(launch)
-    return AT_FAULT if ended is None else result_of(ended, request.limits)
+    if ended is None:
+        return AT_FAULT
+    result = result_of(ended, request.limits)
+    if request.files and result.exit_code == NO_ROOM_EXIT_CODE:
+        return ExecutionResult(Status.SANDBOX_ERROR, detail="no room for files in the work directory")
+    return result
 
 
 def call(slots: Slots, request: CallRequest) -> ExecutionResult:

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
+from sandbox.child import NO_ROOM_EXIT_CODE
 from sandbox.errors import LanguageUnavailable, RunnerLost
 from sandbox.languages import Toolchain, toolchains
 from sandbox.launch import Launch
@@ -112,6 +113,8 @@ class NativeRunner:
         if ended is None:
             return ExecutionResult(Status.FORBIDDEN, detail="the program ends its runner")
         result = result_of(ended, request.limits)
+        if request.files and result.exit_code == NO_ROOM_EXIT_CODE:
+            return ExecutionResult(Status.SANDBOX_ERROR, detail="no room for files in the work directory")
         if result.status in (Status.NONZERO_EXIT, Status.SIGNALLED) and _OUT_OF_MEMORY.search(
             _both_ends(result.stderr)
         ):

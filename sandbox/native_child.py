@@ -58,9 +58,7 @@ def execute() -> None:
     work directory, and behind them, where the instructions name no interpreter, the executable."""
     instructions = json.loads(child.read_all(3))
     names, command = instructions["files"], instructions["command"]
-    for descriptor, name in enumerate(names, 4):
-        with open(name, "wb") as file:
-            file.write(child.read_all(descriptor))
+    child.place_files(names, 4)
     executable = 4 + len(names)
     for descriptor in range(3, executable + (not instructions["interpreted"])):
         os.set_inheritable(descriptor, False)

@@ -120,6 +120,12 @@ def test_files_are_arguments(runner: NativeRunner) -> None:
     assert runner.execute(request).stdout == b"second\n"
 
 
+def test_files_that_do_not_fit_are_no_fault_of_the_program(runner: NativeRunner) -> None:
+    limits = Limits(disk_bytes=MIB, output_bytes=4 * MIB)
+    request = ExecutionRequest("int main(void) { return 1; }", "c", files={"big": b"x" * 2 * MIB}, limits=limits)
+    assert runner.execute(request).status is Status.SANDBOX_ERROR
+
+
 def test_unknown_language_is_unavailable(runner: NativeRunner) -> None:
     with pytest.raises(LanguageUnavailable):
         runner.execute(ExecutionRequest("", "cobol"))

@@ -155,3 +155,9 @@ def test_files_are_put_into_the_work_directory_and_named_as_arguments(runner: Py
     source = "import sys\nprint([open(name).read() for name in sys.argv[1:]])"
     request = ExecutionRequest(source=source, files={"a.txt": b"1", "b.txt": b"2"}, limits=LIMITS)
     assert runner.execute(request).stdout == b"['1', '2']\n"
+
+
+def test_files_that_do_not_fit_are_no_fault_of_the_program(runner: PythonRunner) -> None:
+    limits = Limits(disk_bytes=MIB, output_bytes=4 * MIB)
+    result = runner.execute(ExecutionRequest("raise SystemExit(1)", files={"big": b"x" * 2 * MIB}, limits=limits))
+    assert result.status is Status.SANDBOX_ERROR

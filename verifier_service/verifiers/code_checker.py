@@ -5,6 +5,8 @@ The checker is called with the names of three files (input, output, answer) and 
 checker that fails on the expected output itself cannot judge anybody.
 """
 
+import dataclasses
+
 from sandbox.types import ExecutionRequest, Limits, Runner, Status
 from verifier_service.errors import CannotJudge
 from verifier_service.schemas import Checker, StdinTest
@@ -26,7 +28,9 @@ def accepts(checker: Checker, test: StdinTest, output: bytes, runner: Runner) ->
 def _ask(checker: Checker, test: StdinTest, output: bytes, answer: bytes, runner: Runner) -> int | None:
     """The checker's exit code where it gave a judgement, None where it failed."""
     files = {"input.txt": test.stdin.encode("utf-8", "surrogatepass"), "output.txt": output, "answer.txt": answer}
-    request = ExecutionRequest(checker.source, checker.language, files=files, limits=_LIMITS)
+    room = _LIMITS.disk_bytes + sum(map(len, files.values()))
+    limits = dataclasses.replace(_LIMITS, disk_bytes=room)
+    request = ExecutionRequest(checker.source, checker.language, files=files, limits=limits)
     result = runner.execute(request)
     if result.status is Status.SANDBOX_ERROR:
         raise CannotJudge("sandbox", result.detail)
