@@ -92,10 +92,17 @@ class Quantity:
 
 def parse_quantity(text: str) -> Quantity | None:
     """The quantity that a text in canonical notation is; None where it is anything else."""
-    number = parse_number(text)
+    label = _LABEL.match(text)
+    number = parse_number(text[label.end() :] if label else text)
     if number is None:
         return None
     return Quantity(number.value, number.unit, number.decimals is None, number.percent)
+
+
+# "v = ", "\\lambda \\approx ": what the quantity is called.
+_LABEL = re.compile(
+    r"\\?[A-Za-z][^=<>~\d]{0,40}(?:_ ?\{?\w{1,10}\}?)?(?:\([^=<>]{0,20}\))? ?(?:=|\\approx) ?(?:\\approx ?)?"
+)
 
 
 def evaluated_quantity(text: str) -> Quantity | None:

@@ -57,6 +57,21 @@ def test_expressions_have_a_value(text: str, value: float) -> None:
     assert float(quantity.value) == pytest.approx(value, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("text", "value", "unit"),
+    [
+        ("v = 3.2 m/s", 3.2, "m/s"),
+        (r"\lambda \approx 500 nm", 500, "nm"),
+        ("pH = 4.76", 4.76, ""),
+        ("E_0 = 2 V", 2, "V"),
+    ],
+)
+def test_a_label_is_no_part_of_the_quantity(text: str, value: float, unit: str) -> None:
+    quantity = evaluated_quantity(canonical(text))
+    assert quantity is not None
+    assert (float(quantity.value), quantity.unit) == (value, unit)
+
+
 @pytest.mark.parametrize("text", ["5!", r"\sum_{k=1}^3 k", "x", "1, 2", "9^{9^{9^9}}"])
 def test_what_has_no_value(text: str) -> None:
     assert evaluated_quantity(text) is None

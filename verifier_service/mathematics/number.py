@@ -151,7 +151,7 @@ _UNIT = re.compile(
     r"(?:\\text ?\{(?:[^{}]|\{[^{}]{0,10}\}){1,60}+\}|\^ ?\{? ?\\circ ?\}?|[A-Za-z]{1,20}+|[\u00c5\u4e00-\u9fff]"
     r"|\\(?:mu|Omega|AA|circ|celsius) ?|\^ ?\{? ?-? ?\d\}?|\^\(-?\d\)|[ */.()'-]|(?<=[A-Za-z])\d(?=[ /*)]|$)){1,40}"
 )
-_LETTER_UNITS = frozenset("m g s h N J W V A K C F T L l Pa Hz eV".split())
+_LETTER_UNITS = frozenset("m g s h N J W V A K C F T L l M G Pa Hz eV".split())
 
 
 _DEGREE = re.compile(r"\^ ?\{? ?\\circ")
