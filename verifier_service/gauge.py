@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 SAMPLE_EVERY_S = 0.5
 SMOOTHING = 0.3
+MAX_WAIT_S = 60
 
 
 NOBODY = "verifier:nobody"
@@ -69,15 +70,19 @@ class QueueGauge:
         for chunk in chunks:
             self.lanes[chunk.lane].depth += 1
 
-    def admit(self, wanted: Iterable[str]) -> None:
+    async def admit(self, wanted: Iterable[str]) -> None:
         """Raises `Refusal` 429 where a lane is full; Retry-After is when it will have room at the measured rate."""
+        full = self._settings.max_queued_chunks
         for lane, state in self.lanes.items():
-            excess = state.depth - self._settings.max_queued_chunks
-            if lane in wanted and excess >= 0:
+            if lane not in wanted or state.depth < full:
+                continue
+            await self.sample()  # the count between two samples only grows
+            if state.depth >= full:
                 # Room for a tenth of the queue, so that clients do not all come back to a queue that is full again.
-                room = excess + self._settings.max_queued_chunks / 10
-                wait_s = math.ceil(room / state.drain_per_s) if state.drain_per_s > 0 else 60
-                raise Refusal(429, "queue-full", f"lane `{lane}` is full", retry_after_s=max(1, min(wait_s, 60)))
+                room = state.depth - full + full / 10
+                wait_s = math.ceil(room / state.drain_per_s) if state.drain_per_s > 0 else MAX_WAIT_S
+                detail = f"lane `{lane}` is full"
+                raise Refusal(429, "queue-full", detail, retry_after_s=max(1, min(wait_s, MAX_WAIT_S)))
 
     async def _sample_lane(self, lane: lanes.Lane, state: LaneState) -> None:
         async with self._redis.pipeline(transaction=False) as pipe:

@@ -12,7 +12,6 @@ Lines land in the memory file the moment they are judged, so that a killed grade
 import os
 import signal
 import socket
-import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,13 +21,13 @@ import psutil
 from pydantic_core import from_json
 
 from verifier_service.chunks import decode_body, dump
+from verifier_service.frames import LENGTH, receive_frame, receive_rest, send_frame
 from verifier_service.grading import Answer, judge_answer, read
 from verifier_service.process import die_with_parent
 from verifier_service.schemas import Verdict
 from verifier_service.tools import WorkerTools
 
 TICK_S = 0.25
-_LENGTH = struct.Struct("!Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +103,10 @@ class Grader:
         """CPU seconds of the grader process during the last chunk."""
 
     def start(self) -> None:
-        if self._pid:
+        if self._pid and os.waitpid(self._pid, os.WNOHANG) == (0, 0):
             return
+        if self._sock is not None:
+            self._sock.close()
         ours, theirs = socket.socketpair()
         worker_pid = os.getpid()
         self._pid = os.fork()
@@ -126,6 +127,7 @@ class Grader:
     ) -> list[Line]:
         """All verdicts of a chunk. Raises `GraderKilled`, and whatever `on_tick` raises (the grader is killed then)."""
         self.start()
+        self.cpu_s = 0.0
         os.ftruncate(self._memory_fd, 0)
         os.lseek(self._memory_fd, 0, os.SEEK_SET)
         cpu_before = self._cpu_s()
@@ -154,8 +156,6 @@ class Grader:
                 continue
         os.waitpid(self._pid, 0)
         self._pid = 0
-        assert self._sock is not None
-        self._sock.close()
 
     def _converse(self, body: bytes, limits: GraderLimits, lookup: Lookup | None, on_tick: Callable[[], None]) -> None:
         assert self._sock is not None
@@ -177,7 +177,7 @@ class Grader:
         self._sock.settimeout(TICK_S)
         while True:
             try:
-                first = self._sock.recv(_LENGTH.size)
+                first = self._sock.recv(LENGTH.size)
             except TimeoutError:
                 on_tick()
                 now_size = os.fstat(self._memory_fd).st_size
@@ -274,31 +274,3 @@ def _write_line(memory_fd: int, index: int, key: str, verdict: Verdict) -> str:
     head = [index, key, verdict.verifier, verdict.outcome, verdict.reason, verdict.elapsed_s, verdict.cached]
     os.write(memory_fd, dump(head) + b"\t" + text.encode() + b"\n")
     return text
-
-
-def send_frame(sock: socket.socket, data: bytes) -> None:
-    sock.sendall(_LENGTH.pack(len(data)) + data)
-
-
-def receive_frame(sock: socket.socket) -> bytes | None:
-    """None when the other side hung up."""
-    first = sock.recv(_LENGTH.size)
-    return receive_rest(sock, first) if first else None
-
-
-def receive_rest(sock: socket.socket, first: bytes) -> bytes:
-    while len(first) < _LENGTH.size:
-        first += _some(sock, _LENGTH.size - len(first))
-    missing = _LENGTH.unpack(first)[0]
-    parts = []
-    while missing:
-        parts.append(_some(sock, missing))
-        missing -= len(parts[-1])
-    return b"".join(parts)
-
-
-def _some(sock: socket.socket, at_most: int) -> bytes:
-    data = sock.recv(min(at_most, 1 << 20))
-    if not data:
-        raise ConnectionResetError("the other side hung up in the middle of a frame")
-    return data

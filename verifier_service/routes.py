@@ -176,7 +176,7 @@ async def _submit(request: Request, service: Service) -> Batch:
     asked = parse(ScoreRequest, body)
     request.state.request_id = asked.request_id
     verifiers = admit(asked, service.settings)
-    service.gauge.admit({verifier.lane for verifier in verifiers})
+    await service.gauge.admit({verifier.lane for verifier in verifiers})
     try:
         batch = await service.jobs.submit(Asked(asked, verifiers, request.state.owner, body, request.state.trace))
         service.gauge.count(batch.layout.chunks)
