@@ -1,0 +1,133 @@
+"""The logic verifier around the scorers: admission, where a scorer runs, and whose fault a failure is."""
+
+from typing import Any
+
+import pytest
+
+from sandbox.isolated import CallResult
+from sandbox.types import Status
+from verifier_service import sampling
+from verifier_service.errors import CannotJudge, TaskRefused
+from verifier_service.registry import parse_task
+from verifier_service.verifiers import logic
+from verifier_service.verifiers.logic import LONGEST_IN_PROCESS, LogicVerifier
+from verifier_service.verify import verify
+
+ENTRY = {"question": "gcd(4, 6)", "answer": "2", "metadata": {}}
+GCD = {"kind": "logic", "dataset": "gcd", "entry": ENTRY}
+SPIRAL = {"kind": "logic", "dataset": "spiral_matrix", "entry": ENTRY}
+
+
+class Called:
+    """Stands in for the sandbox: answers every call the same and remembers what was asked."""
+
+    def __init__(self, status: Status, value: Any = None) -> None:
+        self.result = CallResult(status, value, detail="told so")
+        self.targets: list[tuple[str, bool]] = []
+
+    def isolated(self, target: str, *, fork_per_call: bool = False) -> "Called":
+        self.targets.append((target, fork_per_call))
+        return self
+
+    def call(self, payload: Any, *, limits: Any = None) -> CallResult:
+        return self.result
+
+    def close(self) -> None: ...
+
+    @property
+    def runner(self) -> Any:
+        raise AssertionError("puzzles run no programs")
+
+
+@pytest.mark.parametrize(
+    ("task", "field"),
+    [
+        ({**GCD, "dataset": "no_such"}, "dataset"),
+        ({**GCD, "config": {"no_such": 1}}, "config"),
+        ({**GCD, "config": {"min_numbers": 0}}, "config"),
+        ({**GCD, "entry": {**ENTRY, "answer": None}}, "entry.answer"),
+        ({**GCD, "dataset": "composite", "entry": {**ENTRY, "metadata": {"source_dataset": "nope"}}}, "config"),
+    ],
+)
+def test_unusable_tasks_are_refused_by_name(task: dict[str, Any], field: str) -> None:
+    with pytest.raises(TaskRefused) as refused:
+        parse_task(task)
+    assert refused.value.field == field
+
+
+def test_scorers_that_evaluate_run_in_the_sandbox_in_a_process_of_their_own() -> None:
+    tools = Called(Status.OK, {"score": 1.0})
+    verifier, task = parse_task(SPIRAL)
+    assert verify(verifier, task, "<answer>2</answer>", tools).reward == 1.0
+    assert tools.targets == [(logic.SCORER, True)]
+
+
+def test_long_answers_go_to_the_sandbox_whatever_the_scorer() -> None:
+    tools = Called(Status.OK, {"score": 0.0})
+    verifier, task = parse_task(GCD)
+    verify(verifier, task, "<answer>2</answer>", tools)
+    assert not tools.targets
+    verify(verifier, task, f"<answer>{'2' * (LONGEST_IN_PROCESS + 1)}</answer>", tools)
+    assert tools.targets
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (Status.CPU_TIME_LIMIT, "cpu_time_limit"),
+        (Status.MEMORY_LIMIT, "memory_limit"),
+        (Status.NONZERO_EXIT, "scorer_raised"),
+        (Status.SIGNALLED, "scorer_killed"),
+        (Status.FORBIDDEN, "scorer_killed"),
+    ],
+)
+def test_limits_in_the_sandbox_are_wrong_answers(status: Status, reason: str) -> None:
+    verifier, task = parse_task(SPIRAL)
+    verdict = verify(verifier, task, "<answer>2</answer>", Called(status))
+    assert (verdict.outcome, verdict.reward, verdict.reason) == ("incorrect", 0.0, reason)
+
+
+def test_a_broken_sandbox_is_no_wrong_answer() -> None:
+    verifier, task = parse_task(SPIRAL)
+    verdict = verify(verifier, task, "<answer>2</answer>", Called(Status.SANDBOX_ERROR))
+    assert (verdict.outcome, verdict.reward, verdict.reason) == ("error", None, "sandbox")
+
+
+def test_an_entry_that_its_scorer_cannot_read_is_an_error_for_every_answer() -> None:
+    verifier, task = parse_task({**GCD, "dataset": "word_sorting"})
+    with pytest.raises(CannotJudge) as error:
+        verifier.judge(task, "a, b", Called(Status.OK))
+    assert error.value.reason == "ground_truth"
+
+
+def test_an_index_that_cannot_be_generated_is_an_error() -> None:
+    task = {"kind": "logic", "dataset": "composite", "seed": 1, "index": 0}
+    composite = {"datasets": [{"name": "no_such", "weight": 1, "config": {}}]}
+    verifier, parsed = parse_task({**task, "config": composite})
+    with pytest.raises(CannotJudge):
+        verifier.judge(parsed, "1", Called(Status.OK))
+
+
+def test_seed_and_index_name_the_sampled_entry() -> None:
+    item = sampling.sample("gcd", 9, 3, {"max_numbers": 3})[2]
+    entry: Any = item.task["entry"]
+    task = {"kind": "logic", "dataset": "gcd", "seed": 9, "index": 2, "config": {"max_numbers": 3}}
+    verifier, parsed = parse_task(task)
+    assert verify(verifier, parsed, f"<answer>{entry['answer']}</answer>", Called(Status.OK)).reward == 1.0
+    assert entry["question"].rstrip() in str(item.prompt)
+    assert str(item.prompt).endswith(sampling.ANSWER_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "config", "field"),
+    [("no_such", {}, "dataset"), ("gcd", {"seed": 1}, "config"), ("gcd", {"nope": 1}, "config")],
+)
+def test_what_cannot_be_sampled_is_refused(dataset: str, config: dict[str, Any], field: str) -> None:
+    with pytest.raises(TaskRefused) as refused:
+        sampling.sample(dataset, 1, 1, config)
+    assert refused.value.field == field
+
+
+def test_every_reason_is_documented() -> None:
+    given = {"solved", "partly_solved", "not_solved", *logic._LIMIT_REASONS.values()}
+    assert given <= set(LogicVerifier.reasons)
