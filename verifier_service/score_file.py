@@ -92,7 +92,8 @@ def summary(items: Sequence[Item], scored: Sequence[ScoredItem]) -> Table:
     for item, judged in zip(items, scored, strict=True):
         for verdict in judged.verdicts:
             tallies.setdefault(str(item.task["kind"]), Tally()).add(verdict)
-    table = Table()
+    # Narrow, so that eighty columns show every heading.
+    table = Table(collapse_padding=True, pad_edge=False)
     table.add_column("kind", no_wrap=True)
     for name in ("scored", *Outcome, "reward", "ms"):
         table.add_column(name, justify="right")
