@@ -18,7 +18,7 @@ from typing import Any
 
 from scripts import rule_sets
 from verifier_service.extraction import last_boxed
-from verifier_service.registry import parse_task
+from verifier_service.registry import BUILT_IN, parse_task, verifier_for
 from verifier_service.tools import WorkerTools
 from verifier_service.verify import verify
 
@@ -267,6 +267,8 @@ def card(folders: list[Path], tools: WorkerTools) -> str:
         "trusted stands in each set's own README. Wrong verdicts / rows, with 95% Wilson intervals; *library* is",
         "math-verify 0.9.0 as shipped; for logic, instructions and code the labels are the library's own verdicts, so",
         "that a false negative is a reward below the library's, a false positive one above. Rows are named by id only.",
+        "",
+        f"Verifiers: {', '.join(f'{kind} {verifier_for(kind).version}' for kind in BUILT_IN)}.",
         "",
         "| set | group | false negatives | false positives | errors | library FN | library FP |",
         "|---|---|---|---|---|---|---|",

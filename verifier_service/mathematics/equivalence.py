@@ -110,14 +110,20 @@ _OPERATIONS = re.compile(
 @lru_cache(maxsize=8192)
 def reading(text: str) -> Reading:
     """The reading of a raw text; golds come back with every completion, so readings are kept."""
-    return Reading(canonical(text))
+    return Reading(_unwrapped(canonical(text)))
+
+
+def _unwrapped(text: str) -> str:
+    """A number set as text ("\\text{4 hours}") is a number."""
+    marked = TEXT_COMMAND.fullmatch(text)
+    return marked[1].strip() if marked and any(character.isdigit() for character in marked[1]) else text
 
 
 def decide(gold: Reading, answer_text: str) -> Decision:
     """Compare an extracted answer with a gold answer. Linear time but for sets (quadratic, capped)."""
     if len(answer_text) > MAX_ANSWER_CHARS:
         return EXACT if canonical(answer_text) == gold.text else LIMIT
-    answer = Reading(canonical(answer_text))
+    answer = Reading(_unwrapped(canonical(answer_text)))
     if gold.text == answer.text and gold.text:
         return EXACT
     if gold.number is not None and answer.number is not None:
@@ -126,8 +132,10 @@ def decide(gold: Reading, answer_text: str) -> Decision:
         return EXACT
     if not answer.text:
         return DIFFERENT
-    if gold.text in choices.letters(None) and (len(answer.text) == 1 or _OPTION.match(answer.text)):
-        return EXACT if choices.chosen(answer.text, None) == gold.text else DIFFERENT
+    if gold.text in choices.letters(None):
+        option = TEXT_COMMAND.sub(r"\1", answer.text).strip()
+        if len(option) == 1 or _OPTION.match(option):
+            return EXACT if choices.chosen(option, None) == gold.text else DIFFERENT
     words = _compare_words(gold, answer)
     if words is not None:
         return words

@@ -107,7 +107,9 @@ def _is_label(node: Node) -> bool:
     if node.op == "sym":
         return True
     if node.op in ("mul", "group", "call", "list", "pow", "div"):
-        return bool(value.symbols(node)) and all(_is_label(arg) or arg.op in ("num", "const") for arg in node.args)
+        return bool(value.symbols(node)) and all(
+            _is_label(arg) or arg.op in ("num", "const", "neg") for arg in node.args
+        )
     return node.op == "const" and node.value in ("e", "i")
 
 
