@@ -13,14 +13,18 @@ date after the call, as if the callee had changed the caller's own.
 import builtins
 import json
 import os
+import re
 import sys
 from collections.abc import Coroutine
+from importlib import import_module
 from typing import Any, NoReturn
 
 from sandbox import plain
 from sandbox.proxies import VERBS, Proxy, ProxyClass, is_proxy
 
 MAX_MESSAGE_BYTES = 64 << 20
+_ARRAY_KINDS = frozenset("biuf")
+"""numpy's letters for booleans, integers and floats: the arrays whose items are JSON."""
 _MUTABLE = (list, dict, set, bytearray)
 
 GONE_EXIT_CODE = 70
@@ -132,6 +136,9 @@ class Peer:
             return {"back": value._handle}
         if isinstance(value, BaseException):
             return {"exception": self._describe(value)}
+        if type(value).__module__ == "numpy" and getattr(getattr(value, "dtype", None), "kind", "O") in _ARRAY_KINDS:
+            # A number of numpy's is its plain number: it compares like one.
+            return {"ndarray": [str(value.dtype), value.tolist()]} if value.shape else self.encode(value.item())
         name = getattr(value, "__name__", None)
         if getattr(value, "__module__", None) == "builtins" and vars(builtins).get(str(name)) is value:
             return {"builtin": name}
@@ -153,6 +160,8 @@ class Peer:
             return self.exception(data)
         if tag == "builtin":
             return self.built_in(data)
+        if tag == "ndarray" and re.fullmatch("(bool|u?int|float)[0-9]{0,2}", data[0]):
+            return import_module("numpy").array(data[1], dtype=data[0])
         if tag != "object":
             raise plain.Malformed(tag)
         handle, described, *rest = data

@@ -1,6 +1,7 @@
 """What assert tests may do with a program that lives in another process, as if it were their own."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 
@@ -189,3 +190,15 @@ def test_what_the_test_computes_itself_is_not_the_programs_time(runner: PythonRu
 def test_output_that_floods_past_the_test_is_still_a_limit(runner: PythonRunner) -> None:
     program = "import os\ndef f():\n    for _ in range(300): os.write(1, b'x' * 65536)\n    return 1"
     assert runner.execute(AssertRequest(program, "assert f() == 1")).status is Status.OUTPUT_LIMIT
+
+
+@pytest.mark.skipif(find_spec("numpy") is None, reason="numpy is not installed")
+def test_numbers_and_arrays_of_numpy_cross_by_value(runner: PythonRunner) -> None:
+    program = "import numpy as np\ndef mean(x): return np.mean(x)\ndef twice(x): return np.array(x) * 2\ndef no(): return np.bool_(0)"
+    test = (
+        "assert mean([1, 2]) == 1.5 and abs(mean([1, 2]) - 1.5) < 1e-9 and not no()\n"
+        "assert (twice([1, 2]) == np.array([2, 4])).all() and list(twice([1, 2])) == [2, 4]\n"
+        "assert np.array_equal(twice(np.array([[1.5]])), [[3.0]])"
+    )
+    result = runner.execute(AssertRequest(program, test))
+    assert result.report == {"passed": True}, result
