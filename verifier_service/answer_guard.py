@@ -29,7 +29,22 @@ ELEMENTARY = frozenset(
     {"sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "acot", "asec", "acsc", "atan2"}
     | {"sinh", "cosh", "tanh", "coth", "sech", "csch", "asinh", "acosh", "atanh", "acoth"}
     | {"exp", "log", "ln", "sqrt", "cbrt", "root", "Abs", "abs", "sign", "floor", "ceiling", "factorial", "factorial2"}
-    | {"gamma", "erf", "erfc", "erfi", "Ei", "Si", "Ci", "li", "Add", "Mul", "Pow", "Max", "Min", "max", "min"}
+    | {"gamma", "erf", "erfc", "erfi", "Ei", "Si", "Ci", "li", "Shi", "Chi", "expint", "fresnels", "fresnelc", "sinc"}
+    | {
+        "LambertW",
+        "polylog",
+        "zeta",
+        "Heaviside",
+        "Piecewise",
+        "re",
+        "im",
+        "arg",
+        "conjugate",
+        "binomial",
+        "Mod",
+        "gcd",
+    }
+    | {"lcm", "Add", "Mul", "Pow", "Max", "Min", "max", "min", "round", "pow"}
 )
 RESTATING = frozenset(
     {"Integral", "integrate", "Derivative", "diff", "Sum", "summation", "Product", "product", "Poly"}
@@ -43,7 +58,11 @@ _WRAPPERS = frozenset({"Symbol", "Function", "Integer", "Float", "Rational"})
 _PLAIN_NODES = (
     ast.Expression, ast.Constant, ast.Name, ast.Load, ast.UnaryOp, ast.unaryop, ast.List, ast.Tuple, ast.Set, ast.Dict
 )  # fmt: skip
-_ARITHMETIC_NODES = (*_PLAIN_NODES, ast.BinOp, ast.operator, ast.Compare, ast.cmpop)
+_ARITHMETIC_NODES = (
+    *_PLAIN_NODES, ast.BinOp, ast.operator, ast.Compare, ast.cmpop, ast.BoolOp, ast.boolop, ast.IfExp
+)  # fmt: skip
+
+_UNNAMED = (ast.Call, ast.BinOp, ast.UnaryOp, ast.Constant)
 
 
 def refusal(dataset: str, answer: str) -> str | None:
@@ -86,20 +105,24 @@ def _only_arithmetic(tree: ast.AST) -> bool:
         if isinstance(node, ast.Call):
             if not _may_be_called(node):
                 return False
+        elif isinstance(node, ast.Name):
+            # A built-in function must not even be named: it could be handed on and called under another name.
+            if node.id not in ELEMENTARY and isinstance(_namespace().get(node.id), types.BuiltinFunctionType):
+                return False
         elif not isinstance(node, _ARITHMETIC_NODES):
             return False
     return True
 
 
 def _may_be_called(call: ast.Call) -> bool:
-    made_function = isinstance(call.func, ast.Call)  # Function('f')(x): an undefined function, as SymPy reads f(x)
-    name = call.func.id if isinstance(call.func, ast.Name) else ""
-    if call.keywords or not (made_function or name in _WRAPPERS | ELEMENTARY | RESTATING):
+    """Names by the lists above; anything that arithmetic or an undefined function gives, because no such thing can be
+    called ("2(3 + 4)" raises) or it does nothing (SymPy reads f(x) as Function('f')(x))."""
+    if call.keywords:
         return False
-    texts = [
-        argument for argument in call.args if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
-    ]
-    return name in _WRAPPERS or not texts
+    name = call.func.id if isinstance(call.func, ast.Name) else ""
+    if not (name in _WRAPPERS | ELEMENTARY | RESTATING or isinstance(call.func, _UNNAMED)):
+        return False
+    return name in _WRAPPERS or not any(isinstance(a, ast.Constant) and isinstance(a.value, str) for a in call.args)
 
 
 @cache

@@ -19,6 +19,12 @@ HOSTILE = [
     "(yield)",
     "x[0]",
 ]
+HANDED_ON = ["sum([], breakpoint)()", "Max(eval, 1)(x)", "Piecewise((globals, True))()", "(eval or 1)(x)", "[print]"]
+
+
+@pytest.mark.parametrize("answer", HANDED_ON)
+def test_built_in_functions_are_not_even_named(answer: str) -> None:
+    assert refusal("countdown", answer) == "code_in_answer"
 
 
 @pytest.mark.parametrize("answer", HOSTILE)
@@ -44,7 +50,20 @@ def test_values_and_plain_text_reach_eval(dataset: str, answer: str) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    ["(3 + 4)*5", "x**3/3 + C", "5!", "exp(x)*sin(2*x)", "log(x) - Abs(x)", "f(x)", "3 × 4 = 12", "It is 7.", "0.1[3]"],
+    [
+        "(3 + 4)*5",
+        "x**3/3 + C",
+        "5!",
+        "exp(x)*sin(2*x)",
+        "log(x) - Abs(x)",
+        "f(x)",
+        "3 × 4 = 12",
+        "It is 7.",
+        "0.1[3]",
+        "(3 + 4)(5)",
+        "2(3)",
+        "5 and 6",
+    ],
 )
 @pytest.mark.parametrize("dataset", sorted(SYMBOLIC))
 def test_expressions_and_plain_text_reach_parse_expr(dataset: str, answer: str) -> None:
