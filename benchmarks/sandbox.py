@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from rich.console import Console
 from rich.table import Table
 
+from sandbox.container import ContainerRunner, open_container_runner
 from sandbox.pool import open_runner
 from sandbox.types import ExecutionRequest
 
@@ -35,6 +36,8 @@ TEST = "n = int(input())\nprint(sum(map(int, input().split())) + n)"
 COMPILED = '#include <cstdio>\nint main() { puts("1"); }'
 COMPILED_TARGET_MS = 3.0
 NUM_TESTS = 50
+HOST_PYTHON = {"/usr": {"bind": "/usr", "mode": "ro"}, "/etc/ld.so.cache": {"bind": "/etc/ld.so.cache", "mode": "ro"}}
+"""For an image of empty folders; images that have a Python of their own are not disturbed by it."""
 CELLS = {
     "bare print(1)": ([BARE, "-I", "-S", "-c"], TRIVIAL),
     "sandboxed print(1)": (None, TRIVIAL),
@@ -96,6 +99,27 @@ def slope_s(cell: str, programs: int) -> float:
     return (in_a_process(cell, programs + few) - in_a_process(cell, few)) / programs
 
 
+def container_ratio(image: str, programs: int) -> float:
+    """CPU of a trivial program in a warm container (all in the container, and ours here) over the same by process."""
+    runner = open_container_runner(image, 1, volumes=HOST_PYTHON)
+    for _ in range(20):
+        runner.execute(ExecutionRequest(TRIVIAL))
+    before = cpu_s() + contained_cpu_s(runner)
+    for _ in range(programs):
+        runner.execute(ExecutionRequest(TRIVIAL))
+    spent_s = cpu_s() + contained_cpu_s(runner) - before
+    runner.close()
+    return spent_s / programs / slope_s("sandboxed print(1)", programs)
+
+
+def contained_cpu_s(runner: ContainerRunner) -> float:
+    return sum(
+        container._container.stats(stream=False)["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
+        for container in runner._free
+        if container is not None
+    )
+
+
 def throughput(num_slots: int, programs: int) -> float:
     runner = open_runner(num_slots=num_slots)
     request = ExecutionRequest(TRIVIAL)
@@ -112,7 +136,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--programs", type=int, default=200)
+    parser.add_argument("--image", help="an image for the Docker runner, measured too where one is named")
     options = parser.parse_args()
+    if options.image:
+        print(f"Docker runner over process runner: {container_ratio(options.image, options.programs):.2f}")
     subprocess.run(["g++", "-O2", "-static", "-x", "c++", "-", "-o", BINARY], input=COMPILED, text=True, check=True)
     samples: dict[str, list[float]] = {cell: [] for cell in CELLS}
     many = f"sandboxed {NUM_TESTS} tests"
