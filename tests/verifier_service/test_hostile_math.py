@@ -80,7 +80,7 @@ HOSTILE = {
     "trigbig": r"\sin(10^{5000})",
     "i": "i^{i^{i^{i}}}",
 }
-GOLDS = ["42", "x+1", r"\{1,2,3\}"]
+GOLDS = ["42", "x+1"]
 # Neither of our own parsers reads this one, so that every answer to it goes to the second judge.
 SYMBOLIC_GOLD = r"\int_0^1 f(x)\,dx"
 IN_PROCESS_CPU_S = 2.0
@@ -105,7 +105,7 @@ def grade(gold: str, answer: str, tools: WorkerTools) -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_the_verdict_is_zero_within_the_limit(name: str, tools: WorkerTools, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(math, "SYMBOLIC_LIMITS", Limits(cpu_time_s=0.5, memory_bytes=1024 * MIB))
+    monkeypatch.setattr(math, "SYMBOLIC_LIMITS", Limits(cpu_time_s=0.3, memory_bytes=1024 * MIB))
     for gold in GOLDS:
         grade(gold, HOSTILE[name], tools)
 
