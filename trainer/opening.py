@@ -27,6 +27,7 @@ from trainer.reward import RewardClient, Scorer
 from trainer.rollouts import Collector
 from trainer.run import Run, torch_dtype
 from trainer.run_config import RunConfig, SourceConfig
+from trainer.stage import is_below
 from trainer.state import RunState
 from trainer.types import Prompt
 from trainer.update import make_optimizer
@@ -35,7 +36,7 @@ from trainer.weight_sync import Probe
 logger = logging.getLogger(__name__)
 
 NUM_PROBES = 8
-FIXED = ("seed", "model")
+FIXED = ("seed", "model", "sampling.temperature")
 """Keys that a resumed run cannot change."""
 
 
@@ -134,7 +135,7 @@ def keep_config(config: RunConfig) -> dict[str, Any]:
     if path.exists():
         before, now = flatten(tomllib.loads(path.read_text(encoding="utf-8"))), flatten(source)
         changes = {key: now.get(key) for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)}
-        if fixed := [key for key in changes if key.split(".")[0] in FIXED]:
+        if fixed := [key for key in changes if is_below(key, FIXED)]:
             raise ConfigError(f"{config.run_dir} was started with another {fixed[0]}; use another run_dir")
     write_atomically(path, tomli_w.dumps(source))
     return changes

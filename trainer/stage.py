@@ -1,7 +1,7 @@
 """Stages, and the dotted keys that they and `--set` change a config with."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import Field, JsonValue, model_validator
@@ -9,8 +9,10 @@ from pydantic import Field, JsonValue, model_validator
 from trainer.config import Section
 from trainer.errors import ConfigError
 
-FIXED = frozenset({"run_dir", "seed", "model", "engine", "stages", "validation", "checkpoint", "reward"})
-"""Top-level keys that are the same for the whole run."""
+FIXED = ("run_dir", "seed", "num_steps", "model", "engine", "stages", "validation", "checkpoint", "reward")
+"""The same for the whole run, as what follows them below."""
+FIXED_BELOW = ("data.sources", "sampling.temperature", "sampling.max_prompt_tokens")
+"""Read when the run is opened."""
 
 
 class Stage(Section):
@@ -34,12 +36,18 @@ class Stage(Section):
         if self.with_reset and self.from_step is None:
             raise ValueError("`with_reset` needs `from_step`")
         for key in self.set:
-            if key.split(".")[0] in FIXED or key.startswith("data.sources"):
+            # A whole table would take what is fixed in it along.
+            if key in ("data", "sampling") or is_below(key, (*FIXED, *FIXED_BELOW)):
                 raise ValueError(f"a stage cannot set {key}")
         return self
 
     def has_begun(self, step: int, era: int) -> bool:
         return step >= self.from_step if self.from_step is not None else era >= (self.from_era or 0)
+
+
+def is_below(key: str, tops: Iterable[str]) -> bool:
+    """Whether a dotted key is one of `tops` or lies in one of them."""
+    return any(key == top or key.startswith(f"{top}.") for top in tops)
 
 
 def with_settings(source: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

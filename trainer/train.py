@@ -24,7 +24,7 @@ from trainer.run_config import RunConfig
 from trainer.state import RunState
 from trainer.triggers import observe_step
 from trainer.types import UpdateStats
-from trainer.update import set_learning_rate, update_policy
+from trainer.update import configure, update_policy
 
 MAX_ROLLOUT_GROUPS = 64
 """Groups written to `rollouts/` a step: a sample to read, not an archive."""
@@ -61,7 +61,7 @@ def train_step(run: Run) -> dict[str, Any]:
     trusted = collected.rewards.unknown_frac <= config.reward.max_error_frac
     samples = assign_advantages(collected.groups, config.advantage) if trusted else []
     batches = build_batches(samples, config.updates_per_step, config.tokens_per_microbatch)
-    set_learning_rate(run.optimizer, config.optimizer, step - run.state.triggers.era_start_step)
+    configure(run.optimizer, config.optimizer, step - run.state.triggers.era_start_step)
     with clock.measure("update"):
         stats = update_policy(
             run.policy, run.reference, run.optimizer, batches, config.loss, config.optimizer.max_grad_norm

@@ -25,10 +25,15 @@ def make_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimizerCo
     )
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimizerConfig, step_of_era: int) -> None:
-    """Linear warm-up from the first step of the era, 1, then constant."""
+def configure(optimizer: torch.optim.Optimizer, config: OptimizerConfig, step_of_era: int) -> None:
+    """Set the step's learning rate, linear from the first step of the era, 1, then constant; and all else anew.
+
+    An optimizer that was read back from a checkpoint comes with the settings of then.
+    """
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * min(1.0, step_of_era / max(config.warmup_steps, 1))
+        group["betas"] = (config.beta1, config.beta2)
+        group["eps"], group["weight_decay"] = config.eps, config.weight_decay
 
 
 @dataclass(frozen=True)

@@ -116,11 +116,20 @@ def test_a_finished_run_is_left_alone_and_can_be_prolonged(tmp_path: Path) -> No
     ]
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"model__demo": {"seed": 1}}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"model__demo": {"seed": 1}}, {"sampling__temperature": 1.0}])
 def test_what_makes_another_run_needs_another_folder(tmp_path: Path, change: dict[str, object]) -> None:
     train_quietly(run_config(tmp_path, num_steps=2))
     with pytest.raises(ConfigError, match="was started with another"):
         train_quietly(run_config(tmp_path, num_steps=3, **change))
+
+
+def test_a_resumed_optimizer_obeys_the_config(tmp_path: Path) -> None:
+    """Its state comes from the checkpoint, its settings do not."""
+    train_quietly(run_config(tmp_path, num_steps=2))
+    run = train_quietly(run_config(tmp_path, num_steps=3, optimizer__weight_decay=0.25, optimizer__beta2=0.5))
+    [group] = run.optimizer.param_groups
+    assert (group["weight_decay"], group["betas"]) == (0.25, (0.9, 0.5))
+    assert {int(state["step"]) for state in run.optimizer.state.values()} == {6}
 
 
 def test_other_data_does_not_continue_the_run(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from trainer.config import LossConfig
 from trainer.policy import Policy
 from trainer.run_config import OptimizerConfig
 from trainer.types import TrainingSample, UpdateStats
-from trainer.update import make_optimizer, set_learning_rate, update_policy
+from trainer.update import configure, make_optimizer, update_policy
 
 
 def samples() -> list[TrainingSample]:
@@ -86,6 +86,6 @@ def test_warm_up_is_linear_and_then_constant() -> None:
     optimizer = make_optimizer([torch.nn.Parameter(torch.zeros(1))], OptimizerConfig())
     rates = []
     for step_of_era in range(1, 7):
-        set_learning_rate(optimizer, OptimizerConfig(learning_rate=1.0, warmup_steps=4), step_of_era)
+        configure(optimizer, OptimizerConfig(learning_rate=1.0, warmup_steps=4), step_of_era)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
