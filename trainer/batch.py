@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import torch
 
@@ -12,19 +11,14 @@ from trainer.types import Microbatch, TrainingBatch, TrainingSample
 def build_batches(
     samples: Sequence[TrainingSample], num_updates: int, tokens_per_microbatch: int
 ) -> tuple[TrainingBatch, ...]:
-    """One batch an optimizer step. Whole groups are dealt out in order, as evenly as they go.
+    """One batch an optimizer step. Samples are dealt out in turn, so every update sees a part of every group.
 
-    With fewer groups than updates there are fewer updates: an optimizer step on nothing would still move the policy.
+    Whole groups would make each update follow a few prompts: with 4 of 16 prompts an update, gradients were half as
+    large again in norm and the reward rose more slowly (LAB_LOG.md). With fewer groups than updates there are fewer
+    updates: an optimizer step on next to nothing would still move the policy.
     """
-    groups: dict[int, list[TrainingSample]] = {}
-    for sample in samples:
-        groups.setdefault(sample.group_index, []).append(sample)
-    members = list(groups.values())
-    num_updates = min(num_updates, len(members))
-    bounds = [round(i * len(members) / num_updates) for i in range(num_updates + 1)] if num_updates else [0]
-    return tuple(
-        build_batch([s for group in members[a:b] for s in group], tokens_per_microbatch) for a, b in pairwise(bounds)
-    )
+    num_updates = min(num_updates, len({sample.group_index for sample in samples}))
+    return tuple(build_batch(samples[i::num_updates], tokens_per_microbatch) for i in range(num_updates))
 
 
 def build_batch(samples: Sequence[TrainingSample], tokens_per_microbatch: int) -> TrainingBatch:

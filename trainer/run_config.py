@@ -216,7 +216,7 @@ class RunConfig(Section):
     group_size: Annotated[int, Field(ge=2)] = 16
     """Completions a prompt (ProRL 16; 32 in its runs 6 and 7)."""
     updates_per_step: Count = 4
-    """Optimizer steps a training step, each on its share of the groups (ProRL 4)."""
+    """Optimizer steps a training step, each on a part of every group (ProRL 4)."""
     tokens_per_microbatch: Count = 16384
     """Packed tokens of one forward pass; a longer sequence goes alone. Changes memory, not the loss."""
     model: ModelConfig

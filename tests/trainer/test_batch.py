@@ -40,11 +40,16 @@ def test_rows_hold_every_sample_once_within_the_budget() -> None:
     assert len(rows) <= 1 + -(-sum(map(num_tokens, samples[:40])) // 32) * 1.3
 
 
-def test_updates_get_whole_groups_in_order() -> None:
+def test_every_update_sees_a_part_of_every_group() -> None:
     samples = [sample(g, 1, 1) for g in (3, 3, 5, 5, 8, 8, 9, 9, 11, 11)]
     batches = build_batches(samples, 2, 1000)
-    groups = [sorted({int(t) // 100 for m in b.microbatches for t in m.targets}) for b in batches]
-    assert groups == [[3, 5], [8, 9, 11]]
+    groups = [sorted(int(t) // 100 for m in b.microbatches for t in m.targets) for b in batches]
+    assert groups == [[3, 5, 8, 9, 11]] * 2
+
+
+def test_updates_are_of_like_size_where_groups_are_not() -> None:
+    samples = [sample(g, 1, 1) for g in (3, 3, 3, 5, 5, 8, 8)]
+    assert [batch.num_sequences for batch in build_batches(samples, 3, 1000)] == [3, 2, 2]
 
 
 def test_fewer_groups_than_updates_make_fewer_updates() -> None:
