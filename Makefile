@@ -41,7 +41,7 @@ compose-test: $(STAMP) ## the compose deployment, built, started, broken and jud
 	docker/engine.sh run env COMPOSE_TEST=1 $(PY) -m pytest -v -s tests/deploy/test_compose_up.py
 
 k8s-test: $(STAMP) ## every overlay rendered, validated against three versions of Kubernetes, cross-checked
-	$(PY) -m pytest -v tests/deploy/test_k8s.py tests/deploy/test_monitoring.py
+	$(PY) -m pytest -v tests/deploy/test_k8s.py tests/deploy/test_k8s_hardening.py tests/deploy/test_monitoring.py
 
 clean: ## remove the virtual environment and what runs left behind
 	rm -rf $(VENV) runs build .mypy_cache .ruff_cache .hypothesis

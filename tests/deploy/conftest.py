@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.deploy.manifests import OVERLAYS, NoKustomize, Overlay, rendered
+
 ROOT = Path(__file__).parent.parent.parent
 VARIABLE = re.compile(r"\$\{[A-Z_]+(?::?-(?P<default>[^${}]*)|:\+[^${}]*)?\}")
 
@@ -22,3 +24,11 @@ def with_defaults(text: str) -> str:
 def compose() -> dict[str, Any]:
     loaded: dict[str, Any] = yaml.safe_load(with_defaults((ROOT / "docker-compose.yml").read_text()))
     return loaded
+
+
+@pytest.fixture(params=OVERLAYS)
+def overlay(request: pytest.FixtureRequest) -> Overlay:
+    try:
+        return rendered(request.param)
+    except NoKustomize as missing:
+        pytest.skip(str(missing))

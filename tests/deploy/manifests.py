@@ -114,6 +114,13 @@ class Overlay:
     def matching(self, selector: Manifest) -> list[Workload]:
         return [workload for workload in self.workloads() if selects(selector, workload.labels)]
 
+    def policies_on(self, workload: Workload) -> list[Manifest]:
+        policies = [policy["spec"] for policy in self.of("NetworkPolicy")]
+        return [policy for policy in policies if selects(policy["podSelector"], workload.labels)]
+
+    def containers(self) -> list[tuple[Workload, Manifest]]:
+        return [(workload, container) for workload in self.workloads() for container in workload.containers]
+
 
 def selects(selector: Manifest, labels: dict[str, str]) -> bool:
     """Kubernetes' label selector, the operators that are used here; an empty one selects everything."""
