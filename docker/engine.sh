@@ -2,6 +2,7 @@
 # A Docker engine for a command: the one that runs already, or one of our own, started for it and stopped after it.
 #
 #   docker/engine.sh run COMMAND...   start if needed, run the command, stop what was started
+#   docker/engine.sh bare COMMAND...  the same without compose and images, which take most of the time
 #   docker/engine.sh start | stop     the same in two halves; `start` prints the variables to export
 #
 # Starting one needs root on Debian; missing packages come from the machine's own package mirror. Where an image cannot
@@ -106,6 +107,7 @@ start() {
         use_ours
         docker info >/dev/null 2>&1 || start_daemon
     fi
+    [ "$1" = bare ] && return
     mkdir -p "$dir/config"
     [ -d "$dir/config/cli-plugins" ] && export DOCKER_CONFIG=$dir/config
     docker compose version >/dev/null 2>&1 || export DOCKER_CONFIG=$dir/config
@@ -132,17 +134,17 @@ stop() { # only what `start` started; containers of ours end with it, and so doe
 }
 
 case ${1:-} in
-start) start ;;
+start) start full ;;
 stop) stop ;;
-run)
-    shift
+run | bare)
     trap stop EXIT
-    start >"${TMPDIR:-/tmp}/engine-env.$$"
+    start "$1" >"${TMPDIR:-/tmp}/engine-env.$$"
     rm -f "${TMPDIR:-/tmp}/engine-env.$$"
+    shift
     "$@"
     ;;
 *)
-    sed -n '2,9s/^# \{0,1\}//p' "$0"
+    sed -n '2,10s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac

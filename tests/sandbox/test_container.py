@@ -1,62 +1,23 @@
-"""The Docker runner against a real engine: the same programs, the same ends; a dead container is replaced.
-
-The image is made on the spot of this host's own Python, mounted read-only, so that nothing is pulled.
-"""
+"""The Docker runner against a real engine: the same programs, the same ends; a dead container is replaced."""
 
 import gc
-import io
-import os
-import tarfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from sandbox.container import ContainerRunner, open_container_runner
 from sandbox.errors import CannotIsolate
 from sandbox.types import MIB, CallRequest, ExecutionRequest, Limits, Status
-
-docker = pytest.importorskip("docker")
-from sandbox.container import ContainerRunner, open_container_runner  # noqa: E402
+from tests.sandbox.containers import open_bare_containers
 
 pytestmark = pytest.mark.docker
-IMAGE = "sandbox-test-bare:1"
 LIMITS = Limits(cpu_time_s=0.5, memory_bytes=128 * MIB, output_bytes=MIB)
-
-
-def _engine() -> "docker.DockerClient":
-    address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-    if not Path(address.removeprefix("unix://")).is_socket():
-        pytest.skip("no Docker engine")
-    return docker.from_env()
-
-
-def _import_image(engine: "docker.DockerClient") -> None:
-    """Folders and links only: what is in them is mounted from this host."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        for name in ("usr", "tmp", "proc", "dev", "etc", "sys"):
-            folder = tarfile.TarInfo(name)
-            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
-            archive.addfile(folder)
-        for name in ("lib", "lib64", "bin"):
-            link = tarfile.TarInfo(name)
-            link.type, link.linkname = tarfile.SYMTYPE, f"usr/{name}"
-            archive.addfile(link)
-    engine.api.import_image_from_data(packed.getvalue(), repository=IMAGE.partition(":")[0], tag="1")
 
 
 @pytest.fixture(scope="module")
 def runner() -> Iterator[ContainerRunner]:
-    if not Path("/usr/bin/python3").exists() or not Path("/lib").is_symlink():
-        pytest.skip("needs a Python of the system below a merged /usr")
-    engine = _engine()
-    _import_image(engine)
-    mounts = {"/usr": {"bind": "/usr", "mode": "ro"}, "/etc/ld.so.cache": {"bind": "/etc/ld.so.cache", "mode": "ro"}}
-    runner = open_container_runner(IMAGE, 1, volumes=mounts)
-    yield runner
-    runner.close()
-    assert engine.containers.list(all=True, filters={"label": "sandbox=runner"}) == []
-    engine.close()
+    with open_bare_containers(1) as runner:
+        yield runner
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""One property a test: what a program tries, and that it gets nowhere. Each against every way this host can isolate.
+"""One property a test: what a program tries, and that it gets nowhere. Each against every way this host can isolate,
+and against the Docker runner.
 
 An attack prints `escaped` where it succeeds. Nothing it does may look like our failure (`sandbox_error`), and after it
 the runner must still run an honest program.
@@ -18,24 +19,31 @@ import pytest
 
 from sandbox.pool import PythonRunner
 from sandbox.slots import Slots
-from sandbox.types import MIB, ExecutionRequest, ExecutionResult, Limits, Status
+from sandbox.types import MIB, ExecutionRequest, ExecutionResult, Limits, Runner, Status
+from tests.sandbox.containers import open_bare_containers
 from tests.sandbox.runners import SHARED_UID, WAYS, profile_of, require
 
 LIMITS = Limits(cpu_time_s=0.3, wall_time_s=10, memory_bytes=200 * MIB, output_bytes=MIB, disk_bytes=4 * MIB)
+CONTAINER = "container"
 SECRET = "the-secret-of-the-host"
 HARMLESS_DEVICES = {"null", "zero", "full", "random", "urandom", "stdin", "stdout", "stderr", "fd"}
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.fixture(scope="module", params=WAYS)
+@pytest.fixture(scope="module", params=[*WAYS, pytest.param(CONTAINER, marks=pytest.mark.docker)])
 def way(request: pytest.FixtureRequest) -> str:
-    require(request.param)
+    if request.param != CONTAINER:
+        require(request.param)
     os.environ["HOST_SECRET"] = SECRET
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def shared_runner(way: str) -> Iterator[PythonRunner]:
+def shared_runner(way: str) -> Iterator[Runner]:
+    if way == CONTAINER:
+        with open_bare_containers(2) as containers:
+            yield containers
+        return
     runner = PythonRunner(2)
     runner.slots = Slots(profile_of(way), 2)
     yield runner
@@ -43,16 +51,16 @@ def shared_runner(way: str) -> Iterator[PythonRunner]:
 
 
 @pytest.fixture
-def runner(shared_runner: PythonRunner) -> Iterator[PythonRunner]:
+def runner(shared_runner: Runner) -> Iterator[Runner]:
     yield shared_runner
     assert run(shared_runner, "print(input())", b"still here\n").stdout == b"still here\n"
 
 
-def run(runner: PythonRunner, source: str, stdin: bytes = b"", limits: Limits = LIMITS) -> ExecutionResult:
+def run(runner: Runner, source: str, stdin: bytes = b"", limits: Limits = LIMITS) -> ExecutionResult:
     return runner.execute(ExecutionRequest(source, stdin=stdin, limits=limits))
 
 
-def attack(runner: PythonRunner, source: str, stdin: bytes = b"", limits: Limits = LIMITS) -> ExecutionResult:
+def attack(runner: Runner, source: str, stdin: bytes = b"", limits: Limits = LIMITS) -> ExecutionResult:
     result = run(runner, source, stdin, limits)
     assert b"escaped" not in result.stdout, result
     assert SECRET.encode() not in result.stdout + result.stderr
@@ -72,32 +80,32 @@ for value in {values!r}:
 """
 
 
-def test_reads_no_file_of_the_host(runner: PythonRunner) -> None:
+def test_reads_no_file_of_the_host(runner: Runner) -> None:
     files = ["/etc/shadow", "/etc/passwd", "/etc/hostname", "/root/.bashrc", "/root/.ssh/id_rsa", "/proc/mounts"]
     attack(runner, try_each("open(value, 'rb').read()", files))
 
 
-def test_lists_no_folder_of_the_host(runner: PythonRunner) -> None:
+def test_lists_no_folder_of_the_host(runner: Runner) -> None:
     attack(runner, try_each("__import__('os').listdir(value)", ["/", "/root", "/home", "/etc", "/proc", "/var"]))
 
 
-def test_reads_neither_our_source_nor_the_environment_of_packages(runner: PythonRunner) -> None:
+def test_reads_neither_our_source_nor_the_environment_of_packages(runner: Runner) -> None:
     places = [str(ROOT / "sandbox/pool.py"), str(ROOT / "README.md"), f"{sys.prefix}/pyvenv.cfg"]
     places += [path for path in sys.path if path.endswith("site-packages")][:1]
     attack(runner, try_each("__import__('os').listdir(value) if value.endswith('s') else open(value).read()", places))
 
 
-def test_imports_nothing_of_ours(runner: PythonRunner) -> None:
+def test_imports_nothing_of_ours(runner: Runner) -> None:
     source = f"import sys\nsys.path[:0] = [{str(ROOT)!r}]\nimport sandbox.pool\nprint('escaped')"
     assert attack(runner, source).status is Status.NONZERO_EXIT
 
 
-def test_environment_is_clean(runner: PythonRunner) -> None:
+def test_environment_is_clean(runner: Runner) -> None:
     result = attack(runner, "import os\nprint(sorted(os.environ))\nprint(open('/proc/self/environ').read())")
     assert b"HOST" not in result.stdout
 
 
-def test_reads_no_environment_or_descriptor_of_another_process(runner: PythonRunner) -> None:
+def test_reads_no_environment_or_descriptor_of_another_process(runner: Runner) -> None:
     pids = [
         "1",
         "self",
@@ -110,12 +118,12 @@ def test_reads_no_environment_or_descriptor_of_another_process(runner: PythonRun
     attack(runner, try_each("__import__('os').listdir(value)", [f"/proc/{pid}/fd" for pid in pids]))
 
 
-def test_reads_no_device_but_the_harmless(runner: PythonRunner) -> None:
+def test_reads_no_device_but_the_harmless(runner: Runner) -> None:
     devices = [str(path) for path in Path("/dev").iterdir() if path.name not in HARMLESS_DEVICES]
     attack(runner, try_each("__import__('os').open(value, __import__('os').O_RDONLY | 2048)", devices))
 
 
-def test_writes_nowhere_outside_the_work_directory(runner: PythonRunner, tmp_path: Path) -> None:
+def test_writes_nowhere_outside_the_work_directory(runner: Runner, tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     places = [
         "/",
@@ -136,7 +144,7 @@ def test_writes_nowhere_outside_the_work_directory(runner: PythonRunner, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_truncates_and_changes_nothing_that_it_can_read(runner: PythonRunner) -> None:
+def test_truncates_and_changes_nothing_that_it_can_read(runner: Runner) -> None:
     library = os.__file__
     source = "import os\nopen(value, 'r+b') if 0 else None\n"
     attack(
@@ -146,7 +154,7 @@ def test_truncates_and_changes_nothing_that_it_can_read(runner: PythonRunner) ->
     )
 
 
-def test_changes_no_mode_owner_time_or_attribute(runner: PythonRunner) -> None:
+def test_changes_no_mode_owner_time_or_attribute(runner: Runner) -> None:
     """What is there already is asked for, so that a hole does no harm to this host."""
     calls = (
         "chmod(p, s.st_mode & 0o7777)",
@@ -160,11 +168,11 @@ def test_changes_no_mode_owner_time_or_attribute(runner: PythonRunner) -> None:
 
 @pytest.mark.parametrize("family", ["AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK", "AF_PACKET", "AF_VSOCK", "AF_ALG"])
 @pytest.mark.parametrize("kind", ["SOCK_STREAM", "SOCK_DGRAM", "SOCK_RAW"])
-def test_makes_no_socket(runner: PythonRunner, family: str, kind: str) -> None:
+def test_makes_no_socket(runner: Runner, family: str, kind: str) -> None:
     attack(runner, f"import socket\nsocket.socket(socket.{family}, socket.{kind})\nprint('escaped')")
 
 
-def test_reaches_no_listening_server(runner: PythonRunner, tmp_path: Path) -> None:
+def test_reaches_no_listening_server(runner: Runner, tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     path = str(tmp_path / "server")
     servers = [socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)]
@@ -194,7 +202,7 @@ for address in {addresses!r}:
         server.close()
 
 
-def test_passes_no_descriptor_through_a_socket_pair(runner: PythonRunner) -> None:
+def test_passes_no_descriptor_through_a_socket_pair(runner: Runner) -> None:
     source = "import socket\na, b = socket.socketpair()\nsocket.send_fds(a, [b'x'], [1])\nprint('escaped')"
     attack(runner, source)
 
@@ -215,7 +223,7 @@ def test_passes_no_descriptor_through_a_socket_pair(runner: PythonRunner) -> Non
         "ctypes.CDLL(None).syscall(435, ctypes.create_string_buffer(88), 88)",
     ],
 )
-def test_starts_no_process(runner: PythonRunner, start: str) -> None:
+def test_starts_no_process(runner: Runner, start: str) -> None:
     source = f"""
 import ctypes, multiprocessing, os, subprocess
 before = os.getpid()
@@ -226,13 +234,13 @@ if os.getpid() != before or result not in (-1, 32512, 256):
     attack(runner, source)
 
 
-def test_a_fork_bomb_makes_nothing(runner: PythonRunner) -> None:
+def test_a_fork_bomb_makes_nothing(runner: Runner) -> None:
     before = len(psutil.pids())
     attack(runner, "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass")
     assert len(psutil.pids()) < before + 20
 
 
-def test_a_thread_bomb_is_bounded(runner: PythonRunner) -> None:
+def test_a_thread_bomb_is_bounded(runner: Runner) -> None:
     source = """
 import threading, time
 threading.stack_size(32768)
@@ -249,7 +257,7 @@ print(count)
     assert result.status is not Status.OK or int(result.stdout) < 8192
 
 
-def test_a_memory_bomb_is_bounded(runner: PythonRunner) -> None:
+def test_a_memory_bomb_is_bounded(runner: Runner) -> None:
     result = attack(runner, "x = []\nwhile True: x.append(bytearray(10**6))")
     assert result.status is Status.MEMORY_LIMIT
     assert result.peak_memory_bytes < 260 * MIB
@@ -265,11 +273,11 @@ def test_a_memory_bomb_is_bounded(runner: PythonRunner) -> None:
         "os.write(1, b'x' * 10**6) and os.ftruncate(1, 2**31)",
     ],
 )
-def test_takes_no_memory_by_other_doors(runner: PythonRunner, take: str) -> None:
+def test_takes_no_memory_by_other_doors(runner: Runner, take: str) -> None:
     attack(runner, f"import ctypes, mmap, os\nkeep = {take}\nprint('escaped')")
 
 
-def test_memory_bomb_in_ten_children_has_no_children(runner: PythonRunner) -> None:
+def test_memory_bomb_in_ten_children_has_no_children(runner: Runner) -> None:
     source = "import os\nfor _ in range(10):\n    if os.fork() == 0: x = bytearray(150 * 2**20)"
     assert attack(runner, source).peak_memory_bytes < 100 * MIB
 
@@ -285,20 +293,20 @@ def test_memory_bomb_in_ten_children_has_no_children(runner: PythonRunner) -> No
         "import re\nre.match('(a+)+b', 'a' * 50)",
     ],
 )
-def test_a_loop_ends_at_its_cpu_limit(runner: PythonRunner, loop: str) -> None:
+def test_a_loop_ends_at_its_cpu_limit(runner: Runner, loop: str) -> None:
     result = attack(runner, loop)
     assert result.status is Status.CPU_TIME_LIMIT
     assert result.cpu_time_s < 3
 
 
-def test_sleep_ends_at_the_wall_limit(runner: PythonRunner) -> None:
+def test_sleep_ends_at_the_wall_limit(runner: Runner) -> None:
     started = time.monotonic()
     source = "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True: time.sleep(9)"
     assert attack(runner, source, limits=Limits(wall_time_s=0.4)).status is Status.WALL_TIME_LIMIT
     assert time.monotonic() - started < 5
 
 
-def test_limits_cannot_be_raised(runner: PythonRunner) -> None:
+def test_limits_cannot_be_raised(runner: Runner) -> None:
     source = """
 import resource
 for name in dir(resource):
@@ -315,7 +323,7 @@ for name in dir(resource):
 
 
 @pytest.mark.parametrize("descriptor", [1, 2])
-def test_a_flood_of_a_gigabyte_is_cut(runner: PythonRunner, descriptor: int) -> None:
+def test_a_flood_of_a_gigabyte_is_cut(runner: Runner, descriptor: int) -> None:
     started = time.monotonic()
     result = attack(runner, f"import os\nfor _ in range(1024): os.write({descriptor}, b'x' * 2**20)")
     assert result.status is Status.OUTPUT_LIMIT
@@ -323,7 +331,7 @@ def test_a_flood_of_a_gigabyte_is_cut(runner: PythonRunner, descriptor: int) -> 
     assert time.monotonic() - started < 5
 
 
-def test_a_flood_that_will_not_stop_is_an_output_limit_still(runner: PythonRunner) -> None:
+def test_a_flood_that_will_not_stop_is_an_output_limit_still(runner: Runner) -> None:
     source = """
 import os, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -336,7 +344,7 @@ while True:
     assert attack(runner, source).status is Status.OUTPUT_LIMIT
 
 
-def test_no_writable_place_can_be_filled(runner: PythonRunner) -> None:
+def test_no_writable_place_can_be_filled(runner: Runner) -> None:
     before = psutil.virtual_memory().available
     source = """
 import os
@@ -357,19 +365,19 @@ print(total)
     assert psutil.virtual_memory().available > before - 300 * MIB
 
 
-def test_many_files_are_bounded(runner: PythonRunner) -> None:
+def test_many_files_are_bounded(runner: Runner) -> None:
     result = attack(runner, "for n in range(10**6): open(str(n), 'w').close()")
     assert result.status is Status.NONZERO_EXIT
 
 
-def test_no_daemon_is_left_behind(runner: PythonRunner) -> None:
+def test_no_daemon_is_left_behind(runner: Runner) -> None:
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     attack(runner, "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()")
     after = {process.pid for process in psutil.Process().children(recursive=True)}
     assert len(after) <= max(len(before), 4)
 
 
-def test_kills_and_traces_nobody(runner: PythonRunner) -> None:
+def test_kills_and_traces_nobody(runner: Runner) -> None:
     pids = [0, -1, 1, os.getpid(), *(process.pid for process in psutil.Process().children(recursive=True))]
     source = f"""
 import ctypes, os, signal
@@ -391,7 +399,7 @@ for pid in [os.getppid(), *{pids!r}, *(-p for p in {pids!r} if p > 1)]:
     assert psutil.Process().nice() == 0
 
 
-def test_a_sibling_is_out_of_reach(runner: PythonRunner) -> None:
+def test_a_sibling_is_out_of_reach(runner: Runner) -> None:
     sibling_result: list[ExecutionResult] = []
     sibling_source = "import os, time\nsecret = 'x'\ntime.sleep(0.8)\nprint('lived')"
     sibling = threading.Thread(target=lambda: sibling_result.append(run(runner, sibling_source)))
@@ -446,16 +454,16 @@ KERNEL_DOORS = {
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="call numbers of x86_64")
 @pytest.mark.parametrize("door", KERNEL_DOORS)
-def test_kernel_door_is_shut(runner: PythonRunner, door: str) -> None:
+def test_kernel_door_is_shut(runner: Runner, door: str) -> None:
     source = f"import ctypes, os\nif ctypes.CDLL(None).syscall({KERNEL_DOORS[door]}) != -1: os.write(1, b'escaped')"
     attack(runner, source)
 
 
-def test_a_forbidden_call_says_so(runner: PythonRunner) -> None:
+def test_a_forbidden_call_says_so(runner: Runner) -> None:
     assert attack(runner, "import ctypes\nctypes.CDLL(None).ptrace(0, 0, 0, 0)").status is Status.FORBIDDEN
 
 
-def test_inherits_no_descriptor(runner: PythonRunner) -> None:
+def test_inherits_no_descriptor(runner: Runner) -> None:
     held = os.open("/etc/hostname", os.O_RDONLY)
     os.set_inheritable(held, True)
     source = """
@@ -471,7 +479,7 @@ for fd in range(3, 4096):
     os.close(held)
 
 
-def test_has_no_capabilities_and_cannot_gain_any(runner: PythonRunner) -> None:
+def test_has_no_capabilities_and_cannot_gain_any(runner: Runner) -> None:
     source = """
 import ctypes, os
 header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
@@ -488,11 +496,11 @@ for change in (lambda: os.setuid(0), lambda: os.setgid(0), lambda: os.setgroups(
     attack(runner, source)
 
 
-def test_no_setuid_binary_can_be_run(runner: PythonRunner) -> None:
+def test_no_setuid_binary_can_be_run(runner: Runner) -> None:
     attack(runner, try_each("__import__('os').execv(value, [value])", ["/usr/bin/su", "/usr/bin/passwd", "/bin/mount"]))
 
 
-def test_links_lead_nowhere(runner: PythonRunner, tmp_path: Path) -> None:
+def test_links_lead_nowhere(runner: Runner, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(SECRET)
     source = f"""
 import os
@@ -511,7 +519,7 @@ for target in ({str(tmp_path / "secret")!r}, "/etc/shadow", "../../../../../etc/
     attack(runner, source)
 
 
-def test_one_program_leaves_nothing_for_the_next(runner: PythonRunner) -> None:
+def test_one_program_leaves_nothing_for_the_next(runner: Runner) -> None:
     leave = """
 import os
 for place in (".", "/tmp", "/dev/shm", "/box"):
@@ -541,7 +549,7 @@ if os.getcwd() != "/":
         "import sys; sys.setrecursionlimit(50); sys.setswitchinterval(9); sys.settrace(lambda *a: None)",
     ],
 )
-def test_the_warm_interpreter_cannot_be_poisoned(runner: PythonRunner, poison: str) -> None:
+def test_the_warm_interpreter_cannot_be_poisoned(runner: Runner, poison: str) -> None:
     attack(runner, poison)
     source = """
 import json, math
@@ -551,13 +559,13 @@ print(len(json.loads(input())), math.sqrt(16), depth(200))
     assert run(runner, source, b"[1, 2, 3]").stdout == b"3 4.0 0\n"
 
 
-def test_a_later_program_sees_no_state_of_an_earlier_one(runner: PythonRunner) -> None:
+def test_a_later_program_sees_no_state_of_an_earlier_one(runner: Runner) -> None:
     for _ in range(4):
         result = run(runner, "import math\nprint(getattr(math, 'seen', 'new')); math.seen = 'old'")
         assert result.stdout == b"new\n"
 
 
-def test_the_result_cannot_be_forged(runner: PythonRunner) -> None:
+def test_the_result_cannot_be_forged(runner: Runner) -> None:
     """Whatever it writes wherever it can, the status comes from the kernel and the output is what it wrote to 1."""
     source = """
 import os, sys
@@ -573,18 +581,18 @@ os._exit(7)
     assert attack(runner, source).exit_code == 7
 
 
-def test_it_cannot_claim_to_be_our_failure(runner: PythonRunner) -> None:
+def test_it_cannot_claim_to_be_our_failure(runner: Runner) -> None:
     """Killing itself in every way, it is never `sandbox_error`."""
     for number in (1, 2, 6, 9, 11, 15, 19, 24, 25, 31):
         source = f"import os, time\nos.kill(os.getpid(), {number})\ntime.sleep(60)"
         attack(runner, source, limits=Limits(cpu_time_s=0.5, wall_time_s=0.5))
 
 
-def test_cannot_unleash_itself(runner: PythonRunner) -> None:
+def test_cannot_unleash_itself(runner: Runner) -> None:
     attack(runner, "import ctypes, os\nif ctypes.CDLL(None).prctl(1, 0, 0, 0, 0) == 0: os.write(1, b'escaped')")
 
 
-def test_seeks_and_shrinks_only_its_own_output(runner: PythonRunner) -> None:
+def test_seeks_and_shrinks_only_its_own_output(runner: Runner) -> None:
     assert attack(runner, "import os\nprint('abc', flush=True)\nos.ftruncate(1, 1)").stdout == b"a"
 
 
@@ -632,14 +640,14 @@ HONEST_EVERYWHERE = {
 
 
 @pytest.mark.parametrize("name", HONEST_EVERYWHERE)
-def test_honest_twin(runner: PythonRunner, name: str) -> None:
+def test_honest_twin(runner: Runner, name: str) -> None:
     source, expected = HONEST_EVERYWHERE[name]
     result = run(runner, source, b"one\ntwo\n")
     assert (result.status, result.stdout) == (Status.OK, expected), result
 
 
 @pytest.mark.parametrize("name", HONEST)
-def test_honest_twin_with_files(runner: PythonRunner, way: str, name: str) -> None:
+def test_honest_twin_with_files(runner: Runner, way: str, name: str) -> None:
     if way in ("landlock", SHARED_UID):
         pytest.skip("no writable place without the right to mount")
     source, expected = HONEST[name]

@@ -217,3 +217,10 @@ def test_a_shell_cannot_take_its_memory_once_a_process(runner: NativeRunner) -> 
         runner, "bash", f"for i in 1 2 3 4 5 6 7 8 9; do ({hog}) & done; wait", limits=Limits(memory_bytes=64 * MIB)
     )
     assert b"100000000" not in result.stdout
+
+
+def test_a_shell_has_a_limit_of_processes(runner: NativeRunner) -> None:
+    source = "for ((n = 0; n < 40; n++)); do sleep 9 & echo; done; wait"
+    result = run(runner, "bash", source, limits=Limits(wall_time_s=1.5))
+    assert 2 < len(result.stdout) < 9
+    assert run(runner, "bash", "echo $(echo 1 | cat)").stdout == b"1\n"
