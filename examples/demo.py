@@ -132,6 +132,9 @@ def conclude() -> int:
     spread = math.sqrt(before * (1 - before) / max(after * (1 - after), 1e-9))
     standard_error = math.hypot(error, error * max(1.0, spread))
     num_resets = sum(event["event"] == "reset" for event in ledger)
+    console.print(
+        f"\nreward of training, step 1 to {metrics[-1]['step']}: {sparkline([line['reward_mean'] for line in metrics])}"
+    )
     gain = after - before
     risen = gain >= MIN_GAIN and gain > MIN_GAIN_IN_STANDARD_ERRORS * standard_error
     console.print(
@@ -144,6 +147,12 @@ def conclude() -> int:
         soft_wrap=True,
     )
     return 0 if risen else 1
+
+
+def sparkline(values: list[float]) -> str:
+    """The curve in one line of text, from its lowest to its highest value."""
+    low, high = min(values), max(values)
+    return "".join(" ▁▂▃▄▅▆▇█"[1 + round(7 * (value - low) / ((high - low) or 1.0))] for value in values)
 
 
 if __name__ == "__main__":
