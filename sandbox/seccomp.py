@@ -19,6 +19,7 @@ _EPERM, _ENOSYS = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
 _CLONE_THREAD, _CLONE_NEW_ANYTHING, _AF_UNIX = 0x10000, 0x7E020000, 1
 _ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32_BIT = 0x40000000
+_ANY_PID = 0xFEEDC0DE  # no such pid, and nothing else in a filter has these bytes
 
 Calls = dict[str, tuple[int | None, int | None]]
 
@@ -160,36 +161,41 @@ def _table(column: int, allow_exec: bool, allow_fork: bool, allow_metadata: bool
 
 
 @functools.cache
-def _parts(allow_exec: bool, allow_fork: bool, allow_metadata: bool) -> tuple[bytes, bytes]:
+def _for_any_pid(allow_exec: bool, allow_fork: bool, allow_metadata: bool) -> bytes:
+    """The whole filter, with `_ANY_PID` where the process's own goes."""
     column = ("x86_64", "aarch64").index(MACHINE)
-    head = [
+    table: dict[int, list[bytes]] = {}
+    if not allow_fork:
+        table |= {numbers[column]: _only_value(0, _ANY_PID) for numbers in _TO_SELF.values()}
+    table |= {number: [_instruction(_RETURN, _ALLOW)] for number in _COMMON_ALLOWED}
+    table |= _table(column, allow_exec, allow_fork, allow_metadata)
+    program = [
         _instruction(_LOAD, 4),
         _instruction(_JUMP_EQ, _ARCHITECTURE[MACHINE], 1, 0),
         _instruction(_RETURN, _KILL),
         _instruction(_LOAD, 0),
         _instruction(_JUMP_GE, _X32_BIT, 0, 1),
         _instruction(_RETURN, _KILL),
+        *(instruction for number, block in table.items() for instruction in _on(number, block)),
+        _instruction(_JUMP_GE, _FIRST_COMMON, 0, 1),
+        _instruction(_RETURN, _ENOSYS),
+        _instruction(_RETURN, _ALLOW),
     ]
-    tail: list[bytes] = []
-    table: dict[int, list[bytes]] = {number: [_instruction(_RETURN, _ALLOW)] for number in _COMMON_ALLOWED}
-    table |= _table(column, allow_exec, allow_fork, allow_metadata)
-    for number, block in table.items():
-        tail += _on(number, block)
-    tail += [_instruction(_JUMP_GE, _FIRST_COMMON, 0, 1), _instruction(_RETURN, _ENOSYS), _instruction(_RETURN, _ALLOW)]
-    return b"".join(head), b"".join(tail)
+    return b"".join(program)
 
 
 def supported() -> bool:
     return MACHINE in _ARCHITECTURE
 
 
+def prepare(*, allow_metadata: bool) -> None:
+    """In the warm process, once: what is slow about building, for every kind of job."""
+    for allow_exec, allow_fork in ((False, False), (True, False), (True, True)):
+        _for_any_pid(allow_exec, allow_fork, allow_metadata)
+
+
 def build(pid: int, *, allow_exec: bool = False, allow_fork: bool = False, allow_metadata: bool = True) -> bytes:
     """The filter for process `pid`, which may signal itself only (anything it likes where it may fork: its pids are not
     known beforehand, and a namespace, an own uid or Landlock's signal scope holds them)."""
-    head, tail = _parts(allow_exec, allow_fork, allow_metadata)
-    column = ("x86_64", "aarch64").index(MACHINE)
-    to_self: list[bytes] = []
-    if not allow_fork:
-        for numbers in _TO_SELF.values():
-            to_self += _on(numbers[column], _only_value(0, pid))
-    return head + b"".join(to_self) + tail
+    program = _for_any_pid(allow_exec, allow_fork, allow_metadata)
+    return program.replace(struct.pack("<I", _ANY_PID), struct.pack("<I", pid))

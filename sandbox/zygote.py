@@ -4,7 +4,7 @@ Started by `warm.WarmProcess`, which is the supervisor. Talks over one SOCK_SEQP
 
     <- setup   JSON `Setup`
     -> hello   JSON {"level", "landlock_abi", ...}, {"missing": what the host lacks} or {"broken": what did not import}
-    <- job     JSON `child.Job` + descriptors [stdin, stdout, stderr, extra...]
+    <- job     JSON `child.Job`, a list, + descriptors [stdin, stdout, stderr, extra...]
     <- "pid"   while a job runs: asks for a pidfd of the child, to watch and kill it
     -> pidfd   JSON {"pidfd": true} + descriptor
     -> ended   JSON {"wait_status", "cpu_s", "peak_bytes", "trouble"}
@@ -98,6 +98,7 @@ class Zygote:
             _continue_as_first_process()
         kernel.become_subreaper()
         kernel.hide_from_same_uid()
+        kernel.set_no_new_privileges()
         statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         if not alone:
             namespaces.build_root([*setup.readable, *setup.executable], with_proc=version > 0)
@@ -121,7 +122,7 @@ class Zygote:
         self._shared = mmap.mmap(-1, mmap.PAGESIZE)
         child.prepare_limits()
         child.prepare_streams()
-        seccomp.build(0, allow_metadata=not alone)  # builds what all filters share
+        seccomp.prepare(allow_metadata=not alone)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it; a flood is to end at its limit
         foreign_tasks = _FOREIGN_TASKS if alone and uid is None else 0
         self._jail = Jail(uid, ruleset, _pages(statm), os.getpid(), not alone, foreign_tasks)
@@ -138,7 +139,7 @@ class Zygote:
             if not message:
                 return
             if message != b"pid":  # else: asked for a child that has just ended
-                self._run(Job(**json.loads(message)), descriptors)
+                self._run(Job(*json.loads(message)), descriptors)
 
     def _run(self, job: Job, descriptors: list[int]) -> None:
         try:

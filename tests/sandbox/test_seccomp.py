@@ -78,9 +78,9 @@ CASES = [
 @pytest.fixture(params=AUDIT)
 def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(seccomp, "MACHINE", request.param)
-    seccomp._parts.cache_clear()
+    seccomp._for_any_pid.cache_clear()
     yield request.param
-    seccomp._parts.cache_clear()
+    seccomp._for_any_pid.cache_clear()
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case[0] for case in CASES])
