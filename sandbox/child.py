@@ -134,7 +134,7 @@ def prepare_streams() -> None:
 
 def read_all(descriptor: int) -> bytes:
     parts = []
-    while part := os.read(descriptor, 1 << 20):
+    while part := os.read(descriptor, 1 << 16):
         parts.append(part)
     return b"".join(parts)
 
