@@ -5,7 +5,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -34,8 +34,10 @@ def cluster(whole: Cluster) -> Cluster:
     return whole
 
 
-def kill_one(processes: list[psutil.Process]) -> None:
-    random.choice(processes).kill()
+def kill_one(processes: Callable[[], list[psutil.Process]]) -> None:
+    while not (living := processes()):  # the last one killed is not yet replaced
+        time.sleep(0.05)
+    random.choice(living).kill()
 
 
 @pytest.mark.parametrize("repeats", REPEATS)
@@ -43,7 +45,7 @@ def test_graders_killed(cluster: Cluster, repeats: int) -> None:
     with Load(cluster).running():
         for _ in range(8 * repeats):
             time.sleep(0.2)
-            kill_one(cluster.graders)
+            kill_one(lambda: cluster.graders)
 
 
 @pytest.mark.parametrize("repeats", REPEATS)
@@ -51,7 +53,7 @@ def test_workers_killed(cluster: Cluster, repeats: int) -> None:
     with Load(cluster).running() as load:
         for _ in range(4 * repeats):
             time.sleep(0.5)
-            kill_one(cluster.workers)
+            kill_one(lambda: cluster.workers)
         load_before = load.num_verdicts
         time.sleep(1.0)
         assert load.num_verdicts > load_before
