@@ -126,6 +126,14 @@ class BatchStore:
         await self._redis.hset(lanes.job_key(batch.job_id), "cancelled", "1")
         await self._redis.expire(lanes.job_key(batch.job_id), self._settings.result_ttl_s)
 
+    async def is_cancelled(self, job_id: str) -> bool:
+        """Whether any process cancelled it."""
+        return bool(await self._redis.hexists(lanes.job_key(job_id), "cancelled"))
+
+    async def uncancel(self, job_id: str) -> None:
+        """It was asked for again."""
+        await self._redis.hdel(lanes.job_key(job_id), "cancelled")
+
     async def missing_chunks(self, batch: Batch) -> list[tuple[Chunk, list[int]]]:
         """What Redis has lost of the batch: chunks with completions that have neither a record nor a result."""
         parts = batch.open_chunks()

@@ -1,6 +1,5 @@
 """Request bodies: bounded, UTF-8 JSON, lone surrogates mended, every task checked by its kind before any is graded."""
 
-import re
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -13,16 +12,12 @@ from verifier_service.problems import Refusal, bad_body
 from verifier_service.registry import parse_task
 from verifier_service.schemas import FieldError, ScoreRequest
 from verifier_service.settings import Settings
+from verifier_service.surrogates import mend
 from verifier_service.verifier import AnyVerifier
 
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_ERRORS = 50
-# Escapes in order: a whole surrogate pair (kept), a lone surrogate (replaced), any other escape (kept).
-_ESCAPE = re.compile(
-    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.", re.DOTALL
-)
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 async def read_body(request: Request, settings: Settings) -> bytes:
@@ -49,10 +44,8 @@ async def read_body(request: Request, settings: Settings) -> bytes:
 
 def parse(model: type[Model], body: bytes) -> Model:
     """Raises `Refusal` 422."""
-    if _SURROGATE.search(body):
-        body = _ESCAPE.sub(lambda match: b"\\ufffd" if match[1] else match[0], body)
     try:
-        return model.model_validate_json(body)
+        return model.model_validate_json(mend(body))
     except ValidationError as error:
         raise bad_body("the body does not fit", field_errors(error, ())) from None
 
@@ -81,7 +74,8 @@ def admit(request: ScoreRequest, settings: Settings) -> list[AnyVerifier]:
         except ValidationError as error:
             errors += field_errors(error, where)
         except TaskRefused as error:
-            errors.append(FieldError(loc=[*where, error.field], msg=error.message))
+            steps = (int(step) if step.isdecimal() else step for step in error.field.split("."))
+            errors.append(FieldError(loc=[*where, *steps], msg=error.message))
     if errors:
         raise bad_body("a task cannot be graded; nothing of the batch was", errors[:MAX_ERRORS])
     return verifiers

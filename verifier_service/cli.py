@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     worker.add_argument("--clean-up", type=Path, help=argparse.SUPPRESS)
     score = commands.add_parser("score", help="score a file of items, one JSON object a line")
     score.add_argument("file", type=Path, metavar="FILE.jsonl")
-    score.add_argument("--url", help="a running service; without it one is started and stopped")
+    score.add_argument("--url", type=_url, help="a running service; without it one is started and stopped")
     score.add_argument("--api-key", help="default: VERIFIER_API_KEY")
     score.add_argument("-o", "--out", type=Path, metavar="OUT.jsonl", help="one line of verdicts an item")
     score.add_argument("--workers", type=int, help="grading processes a lane, without --url (default 2)")
@@ -110,6 +110,7 @@ def _score(arguments: argparse.Namespace) -> int:
         items = score_file.read_items(arguments.file)
     except score_file.BadItems as error:
         fail(str(error), EXIT_USAGE)
+    _check_writable(arguments.out)
     settings = _settings(arguments)
     try:
         with contextlib.ExitStack() as stack:
@@ -141,6 +142,21 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return 0 if healthy else EXIT_FAILED
 
 
+def _check_writable(out: Path | None) -> None:
+    """Before the work, so that none is lost. What the file holds stays until there is something to write."""
+    try:
+        if out is not None:
+            out.open("a").close()
+    except OSError as error:
+        fail(f"{out}: {error.strerror}", EXIT_USAGE)
+
+
+def _url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"{text} does not start with http:// or https://")
+    return text
+
+
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -150,6 +166,8 @@ def _positive(text: str) -> int:
 
 def _dataset_command(arguments: argparse.Namespace) -> int:
     commands = import_module("verifier_service.dataset_commands")
+    if arguments.command == "sample":
+        _check_writable(arguments.out)
     try:
         return int(getattr(commands, arguments.command)(arguments))
     except commands.CommandRefused as error:

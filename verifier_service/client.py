@@ -72,6 +72,8 @@ class _Retries:
 
     def pause_s(self, response: httpx.Response | None, error: httpx.TransportError | None) -> float:
         """Seconds until the next attempt. Raises `ServiceError` where there is none."""
+        if isinstance(error, httpx.UnsupportedProtocol):
+            raise ServiceError(str(error)) from error
         now = time.monotonic()
         if now - self._failed_at > self._patience_s:
             # The first failure, or one after an attempt that went well for long: a service that restarts in the middle

@@ -92,6 +92,7 @@ class Jobs:
             if batch is None and not is_new:
                 batch = await self._join(job_id, singles)
             if batch is None or batch.cancelled:
+                await self._store.uncancel(job_id)
                 batch = await self._begin(job_id, asked, singles)
             return batch
 
@@ -194,14 +195,19 @@ class Jobs:
                 await self._reconcile(batch, late)
             except RedisError as error:
                 log.warning("job %s: the queue cannot be reached: %s", batch.job_id, error)
-        self._batches.pop(batch.job_id, None)
+        # Another batch has this id where a cancelled request was sent again.
+        if self._batches.get(batch.job_id) is batch:
+            del self._batches[batch.job_id]
         if batch.finished:
             await self._store.keep(batch)
 
     async def _reconcile(self, batch: Batch, late: bool) -> None:
         await self._store.collect(batch)
         lost = await self._store.missing_chunks(batch)
-        if late:
+        if lost and await self._store.is_cancelled(batch.job_id):
+            batch.cancelled = True
+            batch.announce()
+        elif late:
             for _chunk, positions in lost:
                 batch.fail(positions, "queue")
         elif lost and batch.singles is None:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from verifier_service.client import AsyncClient, split_batches
 from verifier_service.schemas import Item, Outcome, ScoredItem, Verdict
+from verifier_service.surrogates import mend
 
 BATCH_COMPLETIONS = 256
 CONCURRENCY = 8
@@ -49,7 +50,7 @@ def read_items(path: Path) -> list[Item]:
         if not line.strip():
             continue
         try:
-            items.append(Item.model_validate_json(line))
+            items.append(Item.model_validate_json(mend(line)))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "line"

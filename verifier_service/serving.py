@@ -22,7 +22,7 @@ START_S = 60.0
 
 
 class ServeRefused(Exception):
-    """The service would be open to strangers; the message says what to do."""
+    """The service would be open to strangers, or to nobody; the message says what to do."""
 
 
 class CannotListen(Exception):
@@ -36,6 +36,8 @@ def serve(settings: Settings) -> None:
             f"no API key is configured: give --api-keys-file, or bind to 127.0.0.1 instead of {settings.host}, "
             "or say --allow-anonymous"
         )
+    if settings.api_keys_file is not None and not settings.api_keys_file.is_file():
+        raise ServeRefused(f"api_keys_file: there is no file {settings.api_keys_file}")
     # The server re-raises the signal that ended it; as an exception it lets everything below be taken down in order.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _exit)

@@ -23,7 +23,7 @@ class Settings(BaseModel):
     port: int = Field(default=8000, ge=0, le=65535)
     workers: int = Field(default=2, ge=1, le=1024)
     """Grading processes a lane; set to the number of cores."""
-    redis_url: str | None = None
+    redis_url: str | None = Field(default=None, pattern="^(rediss?|unix)://")
     """None: the service starts a Redis of its own."""
     redis_password_file: FilePath | None = None
     """Holds the password that `redis_url` leaves out, so that no environment and no command line shows it."""

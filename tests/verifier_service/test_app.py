@@ -101,6 +101,10 @@ def test_odd_completions_get_a_verdict(http: httpx.Client, completion: str) -> N
             ["deadline_s"],
         ),
         (b'{"unknown": 1, "items": [{"task": {"kind": "echo", "want": "x"}, "completions": ["x"]}]}', ["unknown"]),
+        (
+            b'{"items": [{"task": {"kind": "instruction", "instructions": [{"id": "nope"}]}, "completions": ["x"]}]}',
+            ["items", 0, "task", "instructions", 0, "id"],
+        ),
         (b'{"items": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", []),
     ],
 )

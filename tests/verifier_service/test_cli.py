@@ -41,6 +41,9 @@ def test_help_answers_without_heavy_imports(plugin: Path) -> None:
     [
         (["serve", "--port", "99999"], "port: "),
         (["serve", "--workers", "0"], "workers: "),
+        (["serve", "--redis-url", "redis.example.org"], "redis_url: "),
+        (["worker", "--redis-url", "redis.example.org"], "redis_url: "),
+        (["serve", "--api-keys-file", "/nowhere"], "api_keys_file: "),
         (["worker"], "--redis-url"),
         (["score", "/nowhere.jsonl"], "No such file"),
         (["nope"], "invalid choice"),
@@ -102,6 +105,34 @@ def test_a_bad_line_is_named(plugin: Path, tmp_path: Path, line: str, said: str)
     done = verifier(plugin, "score", path, "--url", "http://127.0.0.1:9")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert said in done.stderr
+
+
+def test_lone_surrogates_in_a_file_are_judged(plugin: Path, service: ServiceProcess, tmp_path: Path) -> None:
+    path = tmp_path / "items.jsonl"
+    path.write_text(json.dumps(echo_item("\ud800", want="\ufffd")))
+    done = verifier(plugin, "score", path, "--url", service.url, "-o", tmp_path / "out.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert [v.outcome for v in ScoredItem.model_validate_json((tmp_path / "out.jsonl").read_bytes()).verdicts] == [
+        "correct"
+    ]
+
+
+@pytest.mark.parametrize("command", [["score", "items.jsonl", "--url", "http://127.0.0.1:9"], ["sample", "chain_sum"]])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    plugin: Path, items_file: Path, tmp_path: Path, command: list[str]
+) -> None:
+    given = [str(items_file) if word == "items.jsonl" else word for word in command]
+    done = verifier(plugin, *given, "-o", tmp_path / "nowhere" / "out.jsonl")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "No such file or directory" in done.stderr
+
+
+def test_an_address_that_is_no_url_is_refused_at_once(plugin: Path, items_file: Path) -> None:
+    started = time.monotonic()
+    done = verifier(plugin, "score", items_file, "--url", "localhost:8000")
+    assert done.returncode == 2
+    assert "localhost:8000 does not start with http" in done.stderr.splitlines()[-1]
+    assert time.monotonic() - started < 20
 
 
 def test_a_task_that_cannot_be_graded_is_exit_1(plugin: Path, service: ServiceProcess, tmp_path: Path) -> None:

@@ -168,3 +168,11 @@ def test_a_lone_surrogate_in_a_completion_is_sent_as_its_escape() -> None:
     with Client("http://service", transport=httpx.MockTransport(script)) as client:
         client.score([item])
     assert json.loads(script.requests[0].content)["items"][0]["completions"] == ["cut \ud800 here", "é \x00"]
+
+
+@COLOURS
+def test_an_address_that_is_no_url_is_not_tried_again(score: Score) -> None:
+    script = Script(httpx.UnsupportedProtocol("no protocol"))
+    with pytest.raises(ServiceError, match="no protocol"):
+        score(script)
+    assert len(script.requests) == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.verifier_service.service_process import ServiceProcess, echo_item
+from tests.verifier_service.service_process import ServiceProcess, echo_item, running_service
 from verifier_service.schemas import JobState, ScoreResponse
 
 SCORE = "/v1/score"
@@ -114,6 +114,32 @@ def test_a_cancelled_job_stops_costing(http: httpx.Client, tmp_path: Path) -> No
     assert verdicts(http.post(SCORE, json={"items": [echo_item("yes", kind="echo_code")]})) == [("correct", "equal")]
     assert len(judged(tmp_path / "log")) == started
     assert http.get(f"/v1/jobs/{job_id}").json()["status"] == "cancelled"
+
+
+def test_a_cancelled_request_that_is_sent_again_runs_to_its_end(http: httpx.Client, tmp_path: Path) -> None:
+    items = [echo_item("sleep 1 again", "yes", kind="echo_code")]
+    body = {"request_id": str(tmp_path), "items": items}
+    job_id = http.post("/v1/jobs", json=body).json()["job_id"]
+    assert http.delete(f"/v1/jobs/{job_id}").json()["status"] == "cancelled"
+    assert http.post("/v1/jobs", json=body).json()["job_id"] == job_id
+    assert verdicts(http.post(SCORE, json=body)) == [("incorrect", "different"), ("correct", "equal")]
+    # Settled batches leave the process that judged them; from here on Redis answers.
+    time.sleep(0.2)
+    assert http.get(f"/v1/jobs/{job_id}").json()["status"] == "finished"
+
+
+def test_a_job_cancelled_through_another_process_is_not_enqueued_again(
+    service: ServiceProcess, http: httpx.Client, tmp_path: Path, plugin: Path
+) -> None:
+    (redis_socket,) = service.log.parent.glob("verifier-*/redis.sock")
+    completions = [f"sleep 1 {number}" for number in range(12)]
+    items = [echo_item(*completions, kind="echo_code", log=str(tmp_path / "log"))]
+    with running_service(tmp_path / "other", plugin, "--redis-url", f"unix://{redis_socket}") as other:
+        job_id = http.post("/v1/jobs", json={"items": items}).json()["job_id"]
+        assert httpx.delete(f"{other.url}/v1/jobs/{job_id}").json()["status"] == "cancelled"
+        time.sleep(2.5)  # twice as long as a process takes to look after what Redis lost
+        assert len(judged(tmp_path / "log")) <= 2
+        assert http.get(f"/v1/jobs/{job_id}").json()["status"] == "cancelled"
 
 
 @pytest.mark.parametrize("request_id", [None, "gone"])
