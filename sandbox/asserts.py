@@ -111,8 +111,9 @@ class TestSide(Peer):
             what, value = provided.get(name, ("nothing", None))
             if what == "value":
                 found[name] = value
-                # A class, by its name and by what it is: a function's name gives no leave to return an object.
-                if type(value) is ProxyClass and name[:1].isupper():
+                # A class, by its name and by what it is: a function's name gives no leave to return an object. Nor does
+                # `Solution`, which holds functions: its instance in place of a result would contain whatever is asked.
+                if type(value) is ProxyClass and name[:1].isupper() and name != "Solution":
                     self._named.add(value._handle)
             elif what == "module" and value in IMPORTABLE:
                 found[name] = import_module(value)

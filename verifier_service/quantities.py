@@ -123,7 +123,8 @@ def evaluated_quantity(text: str) -> Quantity | None:
 
 _MAX_EXPRESSION_CHARS = 300
 _EXPRESSION_AND_UNIT = re.compile(
-    r"(?P<value>.+?)(?P<unit>(?: *\\text ?\{(?:[^{}]|\{[^{}]*\})*\}[-^{}\d /*]*)+| +[A-Za-zµÅ][A-Za-zµ/^\d *-]*)?"
+    r"(?P<value>.+?)"
+    r"(?P<unit> *(?:\\text ?\{(?:[^{}]|\{[^{}]*\})*+\}[-^{}\d /*]*+)++| +[A-Za-zµÅ][A-Za-zµ/^\d *-]*)?"
 )
 _UNEVALUATED = re.compile(r"!|\\(?:int|sum|prod|lim|binom)(?![a-z])")
 """Operations that a question asks to carry out; functions of numbers may stand."""

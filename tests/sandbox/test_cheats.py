@@ -385,6 +385,14 @@ PAIRS = {
         "def square(n): return float(n * n)",
         [{"assert": "assert abs(square(3) - 9) < 1e-9"}, {"assert": "assert 8 < square(3) < 10"}],
     ),
+    "the solution itself where its result is asked for": Pair(
+        "assert",
+        "class Solution:\n    def squares(self, n): return self\n    def written(self, n): return self\n"
+        "    __contains__ = startswith = lambda *a: True",
+        "class Solution:\n    def squares(self, n): return [i * i for i in range(n)]\n"
+        "    def written(self, n): return str(n * n)",
+        [{"assert": "assert 9 in Solution().squares(4)"}, {"assert": "assert Solution().written(4).startswith('16')"}],
+    ),
     "an instance of the tested class where a number is asked for": Pair(
         "assert",
         "class Square:\n    def __init__(self, n): pass\n    def area(self): return self\n"

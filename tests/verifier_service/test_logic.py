@@ -9,6 +9,7 @@ from sandbox.types import Status
 from verifier_service import sampling
 from verifier_service.errors import CannotJudge, TaskRefused
 from verifier_service.registry import parse_task
+from verifier_service.tools import WorkerTools
 from verifier_service.verifiers import logic
 from verifier_service.verifiers.logic import LONGEST_IN_PROCESS, LogicVerifier
 from verifier_service.verify import verify
@@ -19,10 +20,12 @@ SPIRAL = {"kind": "logic", "dataset": "spiral_matrix", "entry": ENTRY}
 
 
 class Called:
-    """Stands in for the sandbox: answers every call the same and remembers what was asked."""
+    """Stands in for the sandbox: answers every call the same, but for the entry's own answer, and remembers what was
+    asked."""
 
-    def __init__(self, status: Status, value: Any = None) -> None:
+    def __init__(self, status: Status, value: Any = None, *, own: Status | None = None) -> None:
         self.result = CallResult(status, value, detail="told so")
+        self.own = CallResult(own or status, value)
         self.targets: list[tuple[str, bool]] = []
 
     def isolated(self, target: str, *, fork_per_call: bool = False) -> "Called":
@@ -30,7 +33,7 @@ class Called:
         return self
 
     def call(self, payload: Any, *, limits: Any = None) -> CallResult:
-        return self.result
+        return self.own if payload["answer"] == payload["entry"]["answer"] else self.result
 
     def close(self) -> None: ...
 
@@ -83,8 +86,32 @@ def test_long_answers_go_to_the_sandbox_whatever_the_scorer() -> None:
 )
 def test_limits_in_the_sandbox_are_wrong_answers(status: Status, reason: str) -> None:
     verifier, task = parse_task(SPIRAL)
-    verdict = verify(verifier, task, "<answer>2</answer>", Called(status))
+    verdict = verify(verifier, task, "<answer>3</answer>", Called(status, own=Status.OK))
     assert (verdict.outcome, verdict.reward, verdict.reason) == ("incorrect", 0.0, reason)
+
+
+@pytest.mark.parametrize("own", [Status.NONZERO_EXIT, Status.CPU_TIME_LIMIT, Status.SIGNALLED])
+def test_an_entry_whose_own_answer_breaks_the_scorer_in_the_sandbox_is_an_error(own: Status) -> None:
+    verifier, task = parse_task(SPIRAL)
+    verdict = verify(verifier, task, "<answer>3</answer>", Called(Status.NONZERO_EXIT, own=own))
+    assert (verdict.outcome, verdict.reward, verdict.reason) == ("error", None, "ground_truth")
+
+
+def test_a_sandbox_that_breaks_at_the_entrys_own_answer_is_no_wrong_answer() -> None:
+    verifier, task = parse_task(SPIRAL)
+    verdict = verify(verifier, task, "<answer>3</answer>", Called(Status.NONZERO_EXIT, own=Status.SANDBOX_ERROR))
+    assert (verdict.outcome, verdict.reward, verdict.reason) == ("error", None, "sandbox")
+
+
+@pytest.mark.parametrize("dataset", ["n_queens", "rubiks_cube"])
+def test_an_entry_without_what_its_scorer_reads_in_the_sandbox_is_an_error(dataset: str) -> None:
+    verifier, task = parse_task({**SPIRAL, "dataset": dataset})
+    tools = WorkerTools()
+    try:
+        verdict = verify(verifier, task, "<answer>R U</answer>", tools)
+    finally:
+        tools.close()
+    assert (verdict.outcome, verdict.reward, verdict.reason) == ("error", None, "ground_truth")
 
 
 def test_a_broken_sandbox_is_no_wrong_answer() -> None:

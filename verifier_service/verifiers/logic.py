@@ -31,7 +31,7 @@ _LIMIT_REASONS: Mapping[Status, str] = {
 
 class LogicVerifier:
     kind: ClassVar[str] = "logic"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     description: ClassVar[str] = "Reasoning Gym puzzles, scored by the library; the answer between <answer> tags"
     lane: ClassVar[Lane] = "light"
     reasons: ClassVar[Mapping[str, str]] = {
@@ -115,11 +115,18 @@ def _payload(task: LogicTask, answer: str) -> dict[str, Any]:
 
 
 def _judged_inside(payload: dict[str, Any], tools: Tools) -> Judgement:
-    called = tools.isolated(SCORER, fork_per_call=True).call(payload, limits=LIMITS)
+    scorer = tools.isolated(SCORER, fork_per_call=True)
+    called = scorer.call(payload, limits=LIMITS)
     if called.status is Status.OK:
         return _judgement(called.value)
-    if called.status is Status.SANDBOX_ERROR:
-        raise CannotJudge("sandbox", called.detail)
+    # The answer's doing, unless the entry's own answer does no better.
+    alone = called
+    if called.status is not Status.SANDBOX_ERROR:
+        alone = scorer.call({**payload, "answer": _harmless(payload)}, limits=LIMITS)
+    if alone.status is Status.SANDBOX_ERROR:
+        raise CannotJudge("sandbox", alone.detail)
+    if alone.status is not Status.OK:
+        raise CannotJudge("ground_truth", f"the scorer cannot judge the entry's own answer: {alone.status}")
     return Judgement(0.0, _LIMIT_REASONS.get(called.status, "scorer_killed"))
 
 
@@ -133,9 +140,17 @@ def _judgement(scored: Mapping[str, Any]) -> Judgement:
 def _blame(payload: dict[str, Any], error: Exception) -> Judgement:
     """A scorer raised. Where it copes with the entry's own answer it was this answer, which earns nothing; where not,
     the entry is unusable (`CannotJudge`)."""
-    harmless = puzzles.oracle(payload["dataset"], payload["entry"]) or "{}"
+    harmless = _harmless(payload)
     try:
         puzzles.score({**payload, "answer": harmless})
     except Exception:
         raise CannotJudge("ground_truth", f"{type(error).__name__}: {error}") from error
     return Judgement(0.0, "scorer_raised")
+
+
+def _harmless(payload: dict[str, Any]) -> str:
+    """An answer that every usable entry can be scored with. Raises `CannotJudge` where the entry lacks its own."""
+    try:
+        return puzzles.oracle(payload["dataset"], payload["entry"]) or "{}"
+    except (KeyError, TypeError) as error:
+        raise CannotJudge("ground_truth", f"{type(error).__name__}: {error}") from error
