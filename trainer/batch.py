@@ -15,10 +15,11 @@ def build_batches(
 
     Whole groups would make each update follow a few prompts: with 4 of 16 prompts an update, gradients were half as
     large again in norm and the reward rose more slowly (LAB_LOG.md). With fewer groups than updates there are fewer
-    updates: an optimizer step on next to nothing would still move the policy.
+    updates: an optimizer step on next to nothing would still move the policy. So would one on masked samples alone.
     """
     num_updates = min(num_updates, len({sample.group_index for sample in samples}))
-    return tuple(build_batch(samples[i::num_updates], tokens_per_microbatch) for i in range(num_updates))
+    batches = (build_batch(samples[i::num_updates], tokens_per_microbatch) for i in range(num_updates))
+    return tuple(batch for batch in batches if batch.num_loss_tokens)
 
 
 def build_batch(samples: Sequence[TrainingSample], tokens_per_microbatch: int) -> TrainingBatch:

@@ -75,13 +75,13 @@ def validation_is_due(run: Run, step: int) -> bool:
 
 
 def validate(run: Run) -> ValidationScores | None:
-    """Score the validation blend and remember it; None, and nothing remembered, where no reward is known."""
+    """Score the validation blend and remember it; None, and nothing remembered, where too few rewards are known."""
     config = run.config.validation
     assert config is not None  # asked for only where it is due
     stats = RewardStats()
     sampling = Sampling(config.temperature, run.config.sampling.max_tokens)
     scores = evaluate(run.engine, run.scorer, run.validation_sets, config, sampling, run.state.step, stats)
-    if scores is None:
+    if scores is None or stats.unknown_frac > run.config.reward.max_error_frac:
         return None
     found = Validation(run.state.step, scores.score, scores.error)
     best = run.state.best
@@ -90,6 +90,6 @@ def validate(run: Run) -> ValidationScores | None:
         validation=scores.for_ledger(),
         triggers=observe_validation(run.state.triggers, found),
         best=found if best is None or found.score > best.score else best,
-        verifier_versions=run.state.verifier_versions | stats.verifier_versions,
     )
+    run.meet_verifiers(stats.verifier_versions)
     return scores

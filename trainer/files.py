@@ -1,4 +1,4 @@
-"""Folders written so that a crash at any moment leaves the old or the new, never a half; and their hashes."""
+"""Folders written so that a crash at any moment leaves no half of a new one; and their hashes."""
 
 import hashlib
 import os
@@ -10,7 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def folder_atomically(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder that takes the place of `folder` when the block ends without an error."""
+    """Yields a temporary folder that takes the place of `folder` when the block ends without an error.
+
+    A folder already there is removed just before: a crash in that moment leaves neither, or a damaged old one.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -24,8 +24,9 @@ MAX_KL = 10.0
 class LossInputs:
     """Per token, all [N]; natural logs of probabilities at the sampling temperature.
 
-    Three policies: `rollout` (the sampler's numbers), `old` (the trainer's own, of the weights that sampled), and the
-    policy being trained. rollout against old is mismatch of engines; old against policy is the update so far.
+    Three policies: `rollout` (the sampler's numbers), `old` (the trainer's own, of the weights before the step), and
+    the policy being trained. rollout against old is mismatch of engines, and for carried groups also the updates since
+    they were sampled; old against policy is the update so far.
     """
 
     policy_logprobs: Tensor

@@ -106,7 +106,7 @@ def by_domain(groups: Sequence[RolloutGroup]) -> dict[str, list[RolloutGroup]]:
     return dict(sorted(domains.items()))
 
 
-def watched(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """What the guards look at; a step without an update measured none of the update's numbers."""
-    names = WATCHED if metrics["num_updates"] else ("reward_error_frac",)
-    return {name: metrics[name] for name in names}
+def watched(metrics: Mapping[str, Any], stats: UpdateStats) -> dict[str, float]:
+    """What the guards look at, and the step measured: without a KL term no `kl_ref`, without an update only rewards."""
+    measured = {"reward_error_frac", *stats.means} | ({"grad_norm"} if stats.num_updates else set())
+    return {name: metrics[name] for name in WATCHED if name in measured}

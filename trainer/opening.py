@@ -16,11 +16,11 @@ from transformers import PreTrainedTokenizerBase
 from trainer.checkpoint import Checkpoint, Checkpoints
 from trainer.demo import make_demo_model
 from trainer.engine.torch_engine import TorchEngine
-from trainer.errors import ConfigError
+from trainer.errors import CheckpointError, ConfigError
 from trainer.files import folder_atomically
-from trainer.jsonl import write_atomically
+from trainer.jsonl import read_jsonl, write_atomically
 from trainer.ledger import Ledger
-from trainer.metrics import MetricsWriter
+from trainer.metrics import METRICS_FILE, MetricsWriter
 from trainer.policy import Policy, load_model, load_tokenizer
 from trainer.prompts import PromptSource, Sampler, encode_prompt, hold_out, load_source
 from trainer.reward import RewardClient, Scorer
@@ -35,6 +35,7 @@ from trainer.weight_sync import Probe
 
 logger = logging.getLogger(__name__)
 
+CONFIG_FILE = "config.toml"
 NUM_PROBES = 8
 FIXED = ("seed", "model", "sampling.temperature")
 """Keys that a resumed run cannot change."""
@@ -67,9 +68,11 @@ def open_run(config: RunConfig, client: RewardClient, sample: Sampler) -> Run:
     """
     use_cpu_well(config)
     config.run_dir.mkdir(parents=True, exist_ok=True)
-    changes = keep_config(config)
+    changes = changes_of(config)
     checkpoints = Checkpoints(config.run_dir, config.checkpoint.keep)
     checkpoint = checkpoints.load_latest()
+    if checkpoint is None and read_jsonl(config.run_dir / METRICS_FILE):
+        raise CheckpointError(f"{config.run_dir} has metrics but no checkpoint to go on from; use another run_dir")
     training, validation = load_prompts(config, sample)
     folder = checkpoint.policy_folder if checkpoint else first_model(config, training)
     tokenizer = load_tokenizer(folder)
@@ -82,6 +85,8 @@ def open_run(config: RunConfig, client: RewardClient, sample: Sampler) -> Run:
             run.close()
             raise
         run.note("resume", "killed" if run.state.step < config.num_steps else "again", changes)
+    # Only now: a config that could not be opened binds nobody, and its changes are news until the ledger has them.
+    write_atomically(config.run_dir / CONFIG_FILE, tomli_w.dumps(config.as_source()))
     return run
 
 
@@ -127,17 +132,15 @@ def use_cpu_well(config: RunConfig) -> None:
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
 
 
-def keep_config(config: RunConfig) -> dict[str, Any]:
-    """Write `config.toml`; returns what changed since the run was last started. Raises ConfigError for a fixed key."""
-    path = config.run_dir / "config.toml"
-    source = config.as_source()
-    changes: dict[str, Any] = {}
-    if path.exists():
-        before, now = flatten(tomllib.loads(path.read_text(encoding="utf-8"))), flatten(source)
-        changes = {key: now.get(key) for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)}
-        if fixed := [key for key in changes if is_below(key, FIXED)]:
-            raise ConfigError(f"{config.run_dir} was started with another {fixed[0]}; use another run_dir")
-    write_atomically(path, tomli_w.dumps(source))
+def changes_of(config: RunConfig) -> dict[str, Any]:
+    """What changed since the run was last opened. Raises ConfigError for a fixed key."""
+    path = config.run_dir / CONFIG_FILE
+    if not path.exists():
+        return {}
+    before, now = flatten(tomllib.loads(path.read_text(encoding="utf-8"))), flatten(config.as_source())
+    changes = {key: now.get(key) for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)}
+    if fixed := [key for key in changes if is_below(key, FIXED)]:
+        raise ConfigError(f"{config.run_dir} was started with another {fixed[0]}; use another run_dir")
     return changes
 
 
@@ -192,7 +195,7 @@ def first_model(config: RunConfig, training: Mapping[str, Sequence[Prompt]]) -> 
         assert config.model.path is not None  # one of the two, says the config
         return config.model.path
     folder = config.run_dir / "model"
-    if not folder.exists():
+    if not folder.exists() or not (config.run_dir / CONFIG_FILE).exists():  # else a rest of a run never opened
         with folder_atomically(folder) as unfinished:
             make_demo_model([p for prompts in training.values() for p in prompts], config.model.demo, unfinished)
     return folder

@@ -1,5 +1,6 @@
 """Prompts: where they come from, which are held out, and in which order they are drawn."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +43,8 @@ def load_source(source: SourceConfig, sample: Sampler, cache: Path, part: str) -
     """
     path = source.path
     if path is None:
-        path = cache / f"{source.name}.jsonl"
+        asked = json.dumps([source.dataset, source.seed, source.count, source.config], sort_keys=True)
+        path = cache / f"{source.name}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}.jsonl"
         if not path.exists():
             cache.mkdir(parents=True, exist_ok=True)
             write_atomically(path, "".join(item.model_dump_json() + "\n" for item in sample(source)))

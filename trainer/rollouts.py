@@ -1,5 +1,6 @@
 """One step's groups: prompts are drawn, rolled out and judged, in rounds, until enough can be trained on."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,12 +47,13 @@ class Collector:
         judged: list[RolloutGroup] = []
         rewards = RewardStats()
         num_prompts = state.num_prompts
+        visits: Counter[str] = Counter()
         sampling = Sampling(config.sampling.temperature, config.sampling.max_tokens)
         while (count := num_to_ask(refill, config.filter)) > 0:
             drawn = self.prompts.next_batch(count, config.data.shares, config.data.retire_after)
             # A rollback must not sample its way into the same trouble again.
             seed_of = f"{config.seed}+{state.guards.num_rollbacks}"
-            requests = self.requests(drawn, num_prompts, seed_of, step, config.group_size)
+            requests = self.requests(drawn, num_prompts, seed_of, step, config.group_size, visits)
             groups = self._scorer.score(self._engine.rollout(requests, sampling), step, rewards)
             groups = [apply_overlong(g, config.sampling.max_tokens, step, config.overlong) for g in groups]
             for group in groups:
@@ -65,15 +67,23 @@ class Collector:
         return Collected(kept, carry, tuple(judged), refill, rewards, num_prompts)
 
     def requests(
-        self, prompts: Sequence[Prompt], first_index: int, seed: str, step: int, group_size: int
+        self,
+        prompts: Sequence[Prompt],
+        first_index: int,
+        seed: str,
+        step: int,
+        group_size: int,
+        visits: Counter[str],
     ) -> list[RolloutRequest]:
-        """Requests whose seeds follow from run seed, step, prompt and sample."""
-        return [
-            RolloutRequest(
-                index=first_index + i,
-                prompt=prompt,
-                prompt_ids=self._prompt_ids[prompt.id],
-                seeds=tuple(sampling_seed(seed, step, prompt.id, k) for k in range(group_size)),
-            )
-            for i, prompt in enumerate(prompts)
-        ]
+        """Requests whose seeds follow from run seed, step, prompt and sample.
+
+        `visits` counts the step's groups of each prompt: one that comes again goes on counting its samples, else few
+        prompts would give the same completions over and over.
+        """
+        requests = []
+        for i, prompt in enumerate(prompts):
+            first = visits[prompt.id] * group_size
+            visits[prompt.id] += 1
+            seeds = tuple(sampling_seed(seed, step, prompt.id, first + k) for k in range(group_size))
+            requests.append(RolloutRequest(first_index + i, prompt, self._prompt_ids[prompt.id], seeds))
+        return requests

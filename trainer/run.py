@@ -1,7 +1,8 @@
 """A run and its parts, and how it goes back to a checkpoint, proven to be the same."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from trainer.policy import Policy, load_model
 from trainer.reward import Scorer
 from trainer.rollouts import Collector
 from trainer.run_config import RunConfig
+from trainer.stage import with_settings
 from trainer.state import RunState
 from trainer.types import Prompt
 from trainer.weight_sync import Probe, largest_difference, push_weights
@@ -77,6 +79,13 @@ class Run:
             )
         )
 
+    def meet_verifiers(self, versions: Mapping[str, str]) -> None:
+        """Remember the verifiers' versions; that one is another than before goes to the ledger."""
+        known = self.state.verifier_versions
+        if any(known.get(kind, version) != version for kind, version in versions.items()):
+            self.note("stage", "another verifier version", {"verifier_versions": dict(versions)})
+        self.state = replace(self.state, verifier_versions={**known, **versions})
+
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Weights, optimizer and state back in place, the engine's too. Raises CheckpointError where they differ."""
         dtype = torch_dtype(self.config)
@@ -102,8 +111,14 @@ class Run:
     def checkpoint_is_due(self) -> bool:
         """On schedule, after the last step, and where the era's best policy must be kept to go back to."""
         step, state = self.state.step, self.state
-        best = self.config.reset.source == "best" and state.best is not None and state.best.step == step
+        best = self.may_go_back and state.best is not None and state.best.step == step
         return best or step % self.config.checkpoint.every_steps == 0 or step == self.config.num_steps
+
+    @property
+    def may_go_back(self) -> bool:
+        """Whether a reset goes back to the era's best policy, now or from some stage on."""
+        sections = [self.config.as_source(), *(with_settings({}, stage.set) for stage in self.config.stages)]
+        return any(section.get("reset", {}).get("source") == "best" for section in sections)
 
     @property
     def finished(self) -> bool:

@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue, PrivateAttr, ValidationError, model_valid
 
 from trainer.config import (
     AdvantageConfig,
+    Band,
     Count,
     FilterConfig,
     Fraction,
@@ -235,6 +236,12 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     stages: tuple[Stage, ...] = ()
     """Later stages win over earlier ones."""
+
+    @model_validator(mode="after")
+    def _kl_is_measured(self) -> Self:
+        if self.loss.kl_coef == 0 and (self.reset.kl_ceiling is not None or self.guard.kl_ref != Band()):
+            raise ValueError("reset.kl_ceiling and guard.kl_ref need a loss.kl_coef above 0: else no KL is measured")
+        return self
 
     _source: dict[str, Any] = PrivateAttr(default_factory=dict)
 

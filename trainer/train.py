@@ -77,7 +77,7 @@ def train_step(run: Run) -> dict[str, Any]:
     if step % config.checkpoint.rollouts_every_steps == 0:
         write_rollouts(run.config.run_dir, step, collected.judged, MAX_ROLLOUT_GROUPS)
 
-    guards, alarm = watch(run.state.guards, watched(metrics), config.guard)
+    guards, alarm = watch(run.state.guards, watched(metrics, stats), config.guard)
     run.state = replace(run.state, guards=guards)
     if alarm is not None:
         act_on(alarm, run)
@@ -98,13 +98,11 @@ def begin(run: Run) -> None:
 
 def advance(run: Run, step: int, collected: Collected, stats: UpdateStats, config: RunConfig) -> RunState:
     """The state after the step's update."""
+    run.meet_verifiers(collected.rewards.verifier_versions)
     state = run.state
     triggers = state.triggers
     if stats.num_updates:
         triggers = observe_step(triggers, stats.means.get("kl_ref", 0.0), stats.means["entropy"], config.reset)
-    versions = collected.rewards.verifier_versions
-    if any(state.verifier_versions.get(kind, version) != version for kind, version in versions.items()):
-        run.note("stage", "another verifier version", {"verifier_versions": versions})
     return replace(
         state,
         step=step,
@@ -113,5 +111,4 @@ def advance(run: Run, step: int, collected: Collected, stats: UpdateStats, confi
         carry=collected.carry,
         triggers=triggers,
         num_tokens=state.num_tokens + sum(len(r.token_ids) for g in collected.judged for r in g.rollouts),
-        verifier_versions=state.verifier_versions | versions,
     )

@@ -1,5 +1,6 @@
 """The optimizer steps of one training step."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,8 @@ def update_policy(
             for name, value in _backward(policy, row, counts, loss_config).items():
                 sums[name] += value * batch.num_loss_tokens
         grad_norms.append(float(torch.nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm)))
-        optimizer.step()
+        if math.isfinite(grad_norms[-1]):  # else the policy would be lost; the guard of the norm counts the step
+            optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     num_tokens = sum(batch.num_loss_tokens for batch in batches)
     return UpdateStats(

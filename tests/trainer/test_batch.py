@@ -57,6 +57,11 @@ def test_fewer_groups_than_updates_make_fewer_updates() -> None:
     assert build_batches([], 4, 100) == ()
 
 
+def test_an_update_of_masked_samples_alone_is_none() -> None:
+    samples = [sample(g, 1, 1, in_loss=g < 2) for g in (0, 2, 1, 3)]
+    assert [batch.num_sequences for batch in build_batches(samples, 2, 100)] == [2]
+
+
 def test_counts_leave_masked_samples_out() -> None:
     batch = build_batch([sample(1, 2, 3), sample(1, 2, 4, in_loss=False)], 100)
     assert (batch.num_loss_tokens, batch.num_sequences) == (3, 1)

@@ -75,6 +75,14 @@ def test_the_best_validated_policy_begins_the_next_era(tmp_path: Path, monkeypat
     assert went_back_to == {best: weights_hash(tmp_path / "eras" / "era-1")}
 
 
+def test_a_stage_may_ask_for_the_best_policy(tmp_path: Path) -> None:
+    """Its checkpoint is kept off schedule, also from before the stage."""
+    stage = {"name": "as v2", "from_step": 4, "set": {"reset.source": "best"}}
+    config = {"reset__every_steps": 4, "checkpoint__every_steps": 100, "validation": VALIDATION}
+    run = train_quietly(run_config(tmp_path, num_steps=6, stages=[stage], **config))
+    assert run.state.era == 1
+
+
 def test_touching_reset_ends_the_era_once(tmp_path: Path) -> None:
     def touching(item: object, completion: str) -> float:
         if calls.pop() == 1:

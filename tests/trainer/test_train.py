@@ -1,12 +1,13 @@
 """The loop: what it does with rewards that fail, metrics that leave their band, and a run that is over."""
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.trainer.tiny import FakeService, by_chance, metrics_of, run_config, train_quietly
+from tests.trainer.tiny import FakeService, Judge, by_chance, metrics_of, run_config, train_quietly
 from trainer.checkpoint import Checkpoints, weights_hash
 from trainer.errors import CheckpointError, ConfigError, GuardError
 from trainer.ledger import read_ledger
@@ -78,6 +79,11 @@ def test_a_guard_stops_the_run_with_one_line(tmp_path: Path) -> None:
         train_quietly(run_config(tmp_path, guard=guard))
 
 
+def test_without_a_kl_term_no_guard_misses_the_kl(tmp_path: Path) -> None:
+    train_quietly(run_config(tmp_path, loss__kl_coef=0.0, guard={"patience_steps": 2}))
+    assert [line["kl_ref"] for line in metrics_of(tmp_path)] == [None] * 4
+
+
 def test_a_guard_rolls_back_and_the_run_walks_another_way(tmp_path: Path) -> None:
     """Steps 3 and 4 lose their rewards once; the guard goes back to step 2, and the service is well again."""
     service = Failing(3, 4)
@@ -132,9 +138,61 @@ def test_a_resumed_optimizer_obeys_the_config(tmp_path: Path) -> None:
     assert {int(state["step"]) for state in run.optimizer.state.values()} == {6}
 
 
+def test_a_config_that_could_not_be_opened_binds_nobody(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        train_quietly(run_config(tmp_path, model={"path": str(tmp_path / "nowhere")}))
+    train_quietly(run_config(tmp_path, num_steps=1))
+
+
+def test_a_change_that_could_not_be_opened_still_comes_into_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_quietly(run_config(tmp_path, num_steps=2))
+    other = {"num_steps": 3, "loss__kl_coef": 0.5}
+    monkeypatch.setattr("trainer.run.check_fingerprint", refuse)
+    with pytest.raises(CheckpointError):
+        train_quietly(run_config(tmp_path, **other))
+    monkeypatch.undo()
+    train_quietly(run_config(tmp_path, **other))
+    [resume] = [e for e in read_ledger(tmp_path) if e.event == "resume"]
+    assert resume.changes == {"num_steps": 3, "loss.kl_coef": 0.5}
+
+
+def refuse(*_: object) -> None:
+    raise CheckpointError("no")
+
+
+def test_a_run_that_lost_its_checkpoints_is_not_begun_anew(tmp_path: Path) -> None:
+    train_quietly(run_config(tmp_path, num_steps=2))
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(CheckpointError, match="has metrics but no checkpoint"):
+        train_quietly(run_config(tmp_path, num_steps=3))
+    assert len(metrics_of(tmp_path)) == 2
+
+
+def test_another_seed_of_the_data_does_not_continue_the_run(tmp_path: Path) -> None:
+    train_quietly(run_config(tmp_path, num_steps=2))
+    other = {"sources": [{"name": "words", "dataset": "spell_backward", "seed": 2, "count": 60}]}
+    with pytest.raises(CheckpointError, match="the data is not that of the run"):
+        train_quietly(run_config(tmp_path, num_steps=3, data=other))
+
+
+def test_a_prompt_that_comes_again_in_a_step_gives_other_completions(tmp_path: Path) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def judge(item: Item, completion: str) -> float:
+        asked.append((str(item.id), *item.completions))
+        return by_chance(item, completion)
+
+    few = {"sources": [{"name": "words", "dataset": "spell_backward", "seed": 1, "count": 1}]}
+    train_quietly(run_config(tmp_path, num_steps=1, data=few, filter={"dynamic_sampling": False}), judge)
+    assert {words[0] for words in asked} == {"training/words/0"}
+    assert len(set(asked)) == 4, "as many as groups"
+
+
 def test_other_data_does_not_continue_the_run(tmp_path: Path) -> None:
     train_quietly(run_config(tmp_path, num_steps=2))
-    path = tmp_path / "prompts" / "training" / "words.jsonl"
+    [path] = (tmp_path / "prompts" / "training").iterdir()
     path.write_text("".join(path.read_text().splitlines(keepends=True)[::-1]))
     with pytest.raises(CheckpointError, match="the data is not that of the run"):
         train_quietly(run_config(tmp_path, num_steps=3))
@@ -148,22 +206,49 @@ def test_a_reference_put_in_place_by_someone_else_does_not_continue_the_run(tmp_
         train_quietly(run_config(tmp_path, num_steps=3))
 
 
-def test_another_verifier_version_is_an_event(tmp_path: Path) -> None:
-    service = FakeService(by_chance)
-    score = service.score
+VALIDATION = {
+    "sources": [{"name": "held", "dataset": "spell_backward", "seed": 2, "count": 6}],
+    "every_steps": 2,
+    "num_samples": 2,
+}
 
-    def newer(items: Sequence[Item], *, deadline_s: float, request_id: str) -> ScoreResponse:
-        response = score(items, deadline_s=deadline_s, request_id=request_id)
-        if int(request_id.split("-")[-3]) < 3:
-            return response
-        verdicts = [v.model_copy(update={"verifier_version": "2"}) for v in response.items[0].verdicts]
-        return ScoreResponse(items=[response.items[0].model_copy(update={"verdicts": verdicts})])
 
-    service.score = newer  # type: ignore[method-assign]
-    train_quietly(run_config(tmp_path), service=service)
+class Newer(FakeService):
+    """Has another version from the first request on whose name passes `is_newer`."""
+
+    def __init__(self, is_newer: Callable[[Item, int], bool], judge: Judge = by_chance) -> None:
+        super().__init__(judge)
+        self.is_newer = is_newer
+        self.version = "1"
+
+    def score(self, items: Sequence[Item], *, deadline_s: float, request_id: str) -> ScoreResponse:
+        [scored] = super().score(items, deadline_s=deadline_s, request_id=request_id).items
+        if self.is_newer(items[0], int(request_id.split("-")[-3])):
+            self.version = "2"
+        verdicts = [v.model_copy(update={"verifier_version": self.version}) for v in scored.verdicts]
+        return ScoreResponse(items=[scored.model_copy(update={"verdicts": verdicts})])
+
+
+@pytest.mark.parametrize(
+    ("is_newer", "step"),
+    [
+        (lambda item, step: step == 3, 2),
+        (lambda item, step: step == 2 and item.id.startswith("validation"), 2),
+    ],
+    ids=["in training", "in validation"],
+)
+def test_another_verifier_version_is_an_event(tmp_path: Path, is_newer: Callable[[Item, int], bool], step: int) -> None:
+    train_quietly(run_config(tmp_path, validation=VALIDATION), service=Newer(is_newer))
     [event] = [e for e in read_ledger(tmp_path) if e.event == "stage"]
-    assert (event.step, event.cause, event.changes) == (
-        2,
-        "another verifier version",
-        {"verifier_versions": {"logic": "2"}},
-    )
+    assert (event.step, event.cause) == (step, "another verifier version")
+    assert event.changes == {"verifier_versions": {"logic": "2"}}
+
+
+def test_a_validation_of_mostly_unknown_rewards_counts_nowhere(tmp_path: Path) -> None:
+    def judge(item: Item, completion: str) -> float | None:
+        held = str(item.id).startswith("validation")
+        return by_chance(item, completion) if not held or str(item.id).endswith("/0") else None
+
+    run = train_quietly(run_config(tmp_path, num_steps=2, validation=VALIDATION), judge)
+    assert (run.state.best, run.state.validation, run.state.triggers.validations) == (None, None, ())
+    assert not any("validation" in line for line in metrics_of(tmp_path))

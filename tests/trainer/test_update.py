@@ -1,5 +1,8 @@
 """The optimizer steps of a training step."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -79,6 +82,17 @@ def test_without_batches_the_policy_stays() -> None:
     optimizer = make_optimizer(policy.parameters(), OptimizerConfig(weight_decay=0.1))
     stats = update_policy(policy, policy, optimizer, (), LossConfig(), 1.0)
     assert stats.num_updates == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("advantage", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_moves_nothing(advantage: float) -> None:
+    policy = Policy(tiny_model(0), 1.2)
+    before = [p.detach().clone() for p in policy.parameters()]
+    optimizer = make_optimizer(policy.parameters(), OptimizerConfig(weight_decay=0.1))
+    batches = build_batches([replace(samples()[1], advantage=advantage)], 1, 1000)
+    stats = update_policy(policy, policy, optimizer, batches, LossConfig(), 1.0)
+    assert not math.isfinite(stats.grad_norm), "the guard has to see it"
     assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
 
 
