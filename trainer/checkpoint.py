@@ -99,7 +99,11 @@ class Checkpoints:
     def load_before_trouble(self) -> Checkpoint:
         """The newest checkpoint in which no guard had begun to count. Raises CheckpointError without one."""
         for step in reversed(self.steps()):
-            checkpoint = self.load(step)
+            try:
+                checkpoint = self.load(step)
+            except CheckpointError as error:
+                logger.warning("%s; trying the one before", error)
+                continue
             if not any(checkpoint.state.guards.streaks.values()):
                 return checkpoint
         raise CheckpointError(f"{self._folder}: every checkpoint kept is from after the trouble began")

@@ -67,7 +67,10 @@ def open_run(config: RunConfig, client: RewardClient, sample: Sampler) -> Run:
     Raises ConfigError for a config that cannot be run, CheckpointError for a run directory that cannot be continued.
     """
     use_cpu_well(config)
-    config.run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        config.run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"run_dir {config.run_dir}: {error.strerror}") from error
     changes = changes_of(config)
     checkpoints = Checkpoints(config.run_dir, config.checkpoint.keep)
     checkpoint = checkpoints.load_latest()

@@ -290,5 +290,5 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> RunConfig:
     except ValidationError as error:
         first = error.errors()[0]
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(map(str, first["loc"])) or "config"
         raise ConfigError(f"{path}: {where}: {first['msg']}{more}") from error

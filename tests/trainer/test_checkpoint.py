@@ -77,6 +77,11 @@ def test_a_checkpoint_without_manifest_is_passed_over(checkpoints: Checkpoints) 
     assert latest.state.step == 4
 
 
+def test_a_rollback_passes_a_damaged_checkpoint_over(checkpoints: Checkpoints) -> None:
+    (folder(checkpoints, 6) / "state.json").unlink()
+    assert checkpoints.load_before_trouble().state.step == 4
+
+
 def test_where_none_is_whole_nothing_is_begun_anew(checkpoints: Checkpoints) -> None:
     for step in checkpoints.steps():
         (folder(checkpoints, step) / "state.json").unlink()

@@ -32,6 +32,16 @@ def test_help_answers_without_importing_torch() -> None:
     [
         (["run", "nowhere.toml"], 2, "nowhere.toml: No such file"),
         (["run", str(ROOT / "configs" / "demo.toml"), "--set", "seeed=1"], 2, "seeed: Extra inputs"),
+        (
+            ["run", str(ROOT / "configs" / "demo.toml"), "--set", "run_dir=/dev/null/x"],
+            2,
+            "/dev/null/x: Not a directory",
+        ),
+        (
+            ["run", str(ROOT / "configs" / "dapo-qwen.toml"), "--set", "reset.kl_ceiling=1"],
+            2,
+            "dapo-qwen.toml: config: ",
+        ),
         (["lineage", "nowhere"], 2, "nowhere is not a run directory"),
         (["report", "nowhere"], 2, "nowhere is not a run directory"),
         (["export", "nowhere", "out"], 2, "nowhere is not a run directory"),
