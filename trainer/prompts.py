@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, TrainerError
 from trainer.jsonl import write_atomically
 from trainer.run_config import SourceConfig
 from trainer.types import Prompt
@@ -23,14 +23,15 @@ Sampler = Callable[[SourceConfig], Sequence[SampledItem]]
 
 
 def sampler_of(client: Client) -> Sampler:
-    """Asks a service; what it refuses is a ConfigError."""
+    """Asks a service; what it refuses is a ConfigError, and that it is out of reach a TrainerError."""
 
     def sample(source: SourceConfig) -> Sequence[SampledItem]:
         assert source.dataset is not None  # a file is read, not sampled
         try:
             return client.sample(source.dataset, seed=source.seed, count=source.count, config=source.config)
         except ServiceError as error:
-            raise ConfigError(f"data source {source.name}: {error}") from error
+            refused = error.problem is not None and error.problem.status < 500
+            raise (ConfigError if refused else TrainerError)(f"data source {source.name}: {error}") from error
 
     return sample
 

@@ -178,7 +178,7 @@ class ValidationConfig(Mixture):
 class RewardConfig(Section):
     """The reward service."""
 
-    url: str = "http://127.0.0.1:8000"
+    url: Annotated[str, Field(pattern="^https?://")] = "http://127.0.0.1:8000"
     """Where it answers."""
     api_key_env: str = "VERIFIER_API_KEY"
     """Environment variable that holds the key, if the service asks for one."""

@@ -20,6 +20,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.exit(run(arguments))
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        # `| head` has seen enough. What is buffered must go somewhere when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -32,6 +32,7 @@ def test_help_answers_without_importing_torch() -> None:
     [
         (["run", "nowhere.toml"], 2, "nowhere.toml: No such file"),
         (["run", str(ROOT / "configs" / "demo.toml"), "--set", "seeed=1"], 2, "seeed: Extra inputs"),
+        (["run", str(ROOT / "configs" / "demo.toml"), "--set", "reward.url=localhost:8000"], 2, "reward.url: "),
         (
             ["run", str(ROOT / "configs" / "demo.toml"), "--set", "run_dir=/dev/null/x"],
             2,
@@ -65,7 +66,7 @@ def test_no_command_is_exit_code_2() -> None:
 def test_a_service_out_of_reach_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     settings = ["reward.url=http://127.0.0.1:9", "reward.patience_s=0.1", f"run_dir={tmp_path}"]
     arguments = [word for setting in settings for word in ("--set", setting)]
-    assert main(["run", str(ROOT / "configs" / "demo.toml"), *arguments]) == 2
+    assert main(["run", str(ROOT / "configs" / "demo.toml"), *arguments]) == 1
     assert "data source spell_backward: the service cannot be reached" in capsys.readouterr().err
 
 

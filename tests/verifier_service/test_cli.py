@@ -127,6 +127,13 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     assert "No such file or directory" in done.stderr
 
 
+def test_a_reader_that_has_seen_enough_ends_the_writing(plugin: Path) -> None:
+    command = f"{sys.executable} -m verifier_service sample chain_sum -n 500 | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], env=environment(plugin), capture_output=True, text=True)
+    assert (done.returncode, done.stdout.count("\n")) == (1, 1)
+    assert done.stderr == ""
+
+
 def test_an_address_that_is_no_url_is_refused_at_once(plugin: Path, items_file: Path) -> None:
     started = time.monotonic()
     done = verifier(plugin, "score", items_file, "--url", "localhost:8000")
