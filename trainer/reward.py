@@ -83,8 +83,9 @@ class Scorer:
         item = Item(
             id=group.prompt.id, task=dict(group.prompt.task), completions=[rollout.text for rollout in group.rollouts]
         )
-        # The key names what is judged: a resumed run asks for the same again, another sample is another request.
-        digest = hashlib.blake2b(item.model_dump_json().encode(), digest_size=8).hexdigest()
+        # The key names the whole body: a resumed run asks for the same again, another sample is another request.
+        body = f"{self._config.deadline_s} {item.model_dump_json()}"
+        digest = hashlib.blake2b(body.encode(), digest_size=8).hexdigest()
         request_id = f"{self._run_name}-{step}-{group.index}-{digest}"
         failure = None
         try:

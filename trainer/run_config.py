@@ -174,6 +174,12 @@ class ValidationConfig(Mixture):
     threshold: Fraction = 1.0
     """A completion passes with at least this reward."""
 
+    @model_validator(mode="after")
+    def _enough_samples(self) -> Self:
+        if max(self.pass_at, default=0) > self.num_samples:
+            raise ValueError("pass_at needs at least as many samples")
+        return self
+
 
 class RewardConfig(Section):
     """The reward service."""
@@ -290,5 +296,4 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> RunConfig:
     except ValidationError as error:
         first = error.errors()[0]
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        where = ".".join(map(str, first["loc"])) or "config"
-        raise ConfigError(f"{path}: {where}: {first['msg']}{more}") from error
+        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc'])) or 'config'}: {first['msg']}{more}") from error

@@ -106,10 +106,10 @@ def test_what_the_service_cannot_say_is_unknown_and_never_zero(problem: Problem 
 
 
 def test_the_idempotency_key_names_what_is_judged() -> None:
-    def key(step: int, index: int, name: str = "run") -> str:
+    def key(step: int, index: int, name: str = "run", deadline_s: float = 300) -> str:
         service = FakeService(by_chance)
-        Scorer(service, RewardConfig(), name).score([group(index, [None])], step, RewardStats())
+        Scorer(service, RewardConfig(deadline_s=deadline_s), name).score([group(index, [None])], step, RewardStats())
         return service.request_ids[0]
 
     assert key(1, 2) == key(1, 2)
-    assert len({key(1, 2), key(2, 2), key(1, 3), key(1, 2, "other")}) == 4
+    assert len({key(1, 2), key(2, 2), key(1, 3), key(1, 2, "other"), key(1, 2, deadline_s=9)}) == 5

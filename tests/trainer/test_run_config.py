@@ -7,7 +7,7 @@ import pytest
 
 from tests.trainer.tiny import run_config
 from trainer.errors import ConfigError
-from trainer.run_config import RunConfig, load_config
+from trainer.run_config import RunConfig, ValidationConfig, load_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
 MINIMAL = """
@@ -55,6 +55,11 @@ def test_a_bad_config_is_one_clear_line(tmp_path: Path, text: str, settings: lis
     with pytest.raises(ConfigError, match=complaint) as caught:
         load(tmp_path, text, *settings)
     assert "\n" not in str(caught.value)
+
+
+def test_pass_at_more_than_the_samples_is_refused() -> None:
+    with pytest.raises(ValueError, match="pass_at needs at least as many samples"):
+        ValidationConfig.model_validate({"sources": [{"name": "a", "dataset": "a"}], "num_samples": 4, "pass_at": [8]})
 
 
 def staged(tmp_path: Path, *stages: dict[str, Any]) -> RunConfig:
