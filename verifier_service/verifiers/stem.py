@@ -18,7 +18,7 @@ DEFAULT_REL_TOL = 0.01
 
 class StemVerifier:
     kind: ClassVar[str] = "stem"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     description: ClassVar[str] = "Choices, quantities with units, expressions, chemistry and short texts; binary."
     lane: ClassVar[Lane] = "light"
     reasons: ClassVar[Mapping[str, str]] = {
@@ -129,6 +129,6 @@ def _judge_text(golds: list[Reading], answer: str) -> Judgement:
 
 
 def _words(text: str) -> list[str]:
-    """The words of a short text as SQuAD compares them: without case, punctuation and articles."""
+    """The words of a short text as SQuAD compares them: without case, punctuation and articles, unless that is all."""
     plain = TEXT_COMMAND.sub(r" \1 ", text).casefold()
-    return [word for word in re.findall(r"\w+", plain) if word not in ("a", "an", "the")]
+    return [word for word in re.findall(r"\w+", plain) if word not in ("a", "an", "the")] or plain.split()
