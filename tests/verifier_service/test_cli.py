@@ -80,11 +80,13 @@ def test_score_through_a_running_service(
     ]
 
 
-def test_score_with_a_service_of_its_own_leaves_nothing(plugin: Path, items_file: Path, tmp_path: Path) -> None:
+def test_score_with_a_service_of_its_own_asks_no_proxy_and_leaves_nothing(
+    plugin: Path, items_file: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "tmp"
     folder.mkdir()
     command = [sys.executable, "-m", "verifier_service", "score", str(items_file), "--workers", "1"]
-    env = environment(plugin) | {"TMPDIR": str(folder)}
+    env = environment(plugin) | {"TMPDIR": str(folder), "http_proxy": "http://127.0.0.1:9"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "echo_code" in done.stdout
