@@ -51,8 +51,6 @@ def test_trainer_reaches_the_service_only_through_client_and_schemas() -> None:
 
 @pytest.mark.parametrize("module", ["verifier_service.client", "verifier_service.schemas"])
 def test_client_and_schemas_import_alone(module: str) -> None:
-    if not (ROOT / f"{module.replace('.', '/')}.py").exists():
-        pytest.skip("not written yet")
     heavy = ("fastapi", "redis", "rq", "sympy", "torch", "math_verify", "reasoning_gym")
     code = f"import sys, {module}; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
