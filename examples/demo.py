@@ -67,7 +67,7 @@ def wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
         if process.poll() is not None:
             sys.exit(f"demo: the service ended with {process.returncode}; `verifier doctor` says what is missing")
         try:
-            if httpx.get(f"{url}/readyz", timeout=2).status_code == 200:
+            if httpx.get(f"{url}/readyz", timeout=2, trust_env=False).status_code == 200:
                 return
         except httpx.TransportError:
             pass

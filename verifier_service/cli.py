@@ -87,7 +87,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         serving.serve(settings)
     except serving.ServeRefused as error:
         fail(str(error), EXIT_USAGE)
-    except (serving.CannotListen, embedded.NoRedis) as error:
+    except (serving.CannotListen, serving.PartDied, embedded.NoRedis) as error:
         fail(str(error))
     return 0
 

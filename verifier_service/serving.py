@@ -29,8 +29,12 @@ class CannotListen(Exception):
     """The address is taken, or not ours; the message says which."""
 
 
+class PartDied(Exception):
+    """Redis or the workers' supervisor ended by itself; the message says which."""
+
+
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C. Raises `ServeRefused`, `CannotListen`, `embedded.NoRedis`."""
+    """Serve until SIGTERM or Ctrl-C. Raises `ServeRefused`, `CannotListen`, `PartDied`, `embedded.NoRedis`."""
     if not (Keys(settings).required or settings.allow_anonymous or is_loopback(settings.host)):
         raise ServeRefused(
             f"no API key is configured: give --api-keys-file, or bind to 127.0.0.1 instead of {settings.host}, "
@@ -46,6 +50,8 @@ def serve(settings: Settings) -> None:
         if embedded is not None:
             threading.Thread(target=_stop_when_broken, args=(server, embedded), daemon=True).start()
         server.run([listener])
+        if embedded is not None and (said := embedded.died()) is not None:
+            raise PartDied(said)
 
 
 @contextlib.contextmanager

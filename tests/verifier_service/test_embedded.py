@@ -52,7 +52,8 @@ def test_a_service_that_lost_its_redis_ends(tmp_path: Path, plugin: Path) -> Non
     family = service.family()
     (redis,) = service.named("redis.sock")
     redis.kill()
-    assert service.process.wait(60) == 0
+    assert service.process.wait(60) == 1
+    assert "verifier: Redis ended with -9" in service.log.read_text()
     nothing_left(tmp_path, family)
 
 
