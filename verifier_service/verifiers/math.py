@@ -28,7 +28,7 @@ REASONS: Mapping[str, str] = {
 
 class MathVerifier:
     kind: ClassVar[str] = "math"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     description: ClassVar[str] = (
         "Mathematical answers in LaTeX or plain notation, equal by value and structure; binary."
     )
@@ -85,7 +85,21 @@ def judge_expression(golds: Sequence[Reading], answer: str, tools: Tools) -> Jud
     undecided = [gold for gold, decision in zip(golds, decisions, strict=True) if decision.equal is None]
     if undecided:
         return _judge_symbolically(undecided, answer, tools)
+    _require_readable(golds, tools)
     return Judgement(0.0, decisions[0].reason)
+
+
+def _require_readable(golds: Sequence[Reading], tools: Tools) -> None:
+    """What is refused without a look at the ground truth (an "or", a restated sum) earns 0 only where that can be read:
+    else a completion could choose between 0 and `error`. Raises `CannotJudge`."""
+    if any(gold.node is not None or gold.words is not None for gold in golds):
+        return
+    payload = {"golds": [gold.text for gold in golds], "answer": "0"}
+    result = tools.isolated(SYMBOLIC).call(payload, limits=SYMBOLIC_LIMITS)
+    if result.status is Status.SANDBOX_ERROR:
+        raise CannotJudge("sandbox", result.detail)
+    if result.status is not Status.OK or len(result.value["unreadable"]) == len(golds):
+        raise CannotJudge("ground_truth", "neither judge can read the ground truth")
 
 
 def _judge_symbolically(golds: Sequence[Reading], answer: str, tools: Tools) -> Judgement:

@@ -18,7 +18,7 @@ DEFAULT_REL_TOL = 0.01
 
 class StemVerifier:
     kind: ClassVar[str] = "stem"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     description: ClassVar[str] = "Choices, quantities with units, expressions, chemistry and short texts; binary."
     lane: ClassVar[Lane] = "light"
     reasons: ClassVar[Mapping[str, str]] = {
