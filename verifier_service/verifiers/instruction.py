@@ -19,7 +19,7 @@ from verifier_service.verifier import Judgement, Lane, Tools
 
 class InstructionVerifier:
     kind: ClassVar[str] = "instruction"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     description: ClassVar[str] = "IFEval and IFBench instructions, checked on the text after the thinking"
     lane: ClassVar[Lane] = "light"
     reasons: ClassVar[Mapping[str, str]] = {

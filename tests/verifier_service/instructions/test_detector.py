@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from langdetect.detector import Detector
+from langdetect.detector_factory import PROFILES_DIRECTORY, DetectorFactory
 
 from verifier_service.instructions import detector
 
@@ -20,22 +21,32 @@ TEXTS = [
     "see https://example.org/a?b=c or write to someone@example.org   now",
     "ALL CAPITALS AND Mixed CaSe",
     " leading and  double  spaces ",
+    "ớ ệ ố Tag यह",
+    "Guten Tag und hello et bonjour y hola",
+    "mail@a.b, nobody@, @nobody, " + "x" * 70 + "@long.example.org.",
 ]
 
 
+@pytest.fixture(scope="module")
+def library() -> DetectorFactory:
+    factory = DetectorFactory()
+    factory.load_profile(PROFILES_DIRECTORY)
+    factory.set_seed(detector.SEED)
+    return factory
+
+
 @pytest.mark.parametrize("text", [*TEXTS, " ".join(TEXTS), "x" * 20_000])
-def test_n_grams_are_the_librarys(text: str) -> None:
-    factory = detector._loaded()
-    theirs, ours = Detector(factory), detector._Detector(factory)
-    for one in (theirs, ours):
-        one.append(text)
-        one.cleaning_text()
-    assert ours._extract_ngrams() == theirs._extract_ngrams()
+def test_n_grams_are_the_librarys(text: str, library: DetectorFactory) -> None:
+    theirs = Detector(library)
+    theirs.append(text)
+    theirs.cleaning_text()
+    gram_of = {row: gram for gram, row in detector._profiles().rows.items()}
+    assert [gram_of[row] for row in detector.n_grams(detector.prepared(text))] == theirs._extract_ngrams()
 
 
-@pytest.mark.parametrize("text", TEXTS)
-def test_answers_are_the_librarys(text: str) -> None:
-    theirs = Detector(detector._loaded())
+@pytest.mark.parametrize("text", [*TEXTS, *(" ".join(TEXTS[i:] + TEXTS[:i])[: 90 + i] for i in range(len(TEXTS)))])
+def test_answers_are_the_librarys(text: str, library: DetectorFactory) -> None:
+    theirs = Detector(library)
     theirs.append(text)
     assert detector.detected.__wrapped__(text) == theirs.detect()
 
