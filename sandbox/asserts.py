@@ -33,8 +33,12 @@ _PREDICATES = frozenset(
     for name in dir(kind)
     if name.startswith("is") or name in ("startswith", "endswith")
 )
+# And those that tell how a value which the test knows is to be found there.
+_SEARCHES = frozenset(("count", "index", "find", "rindex", "rfind"))
+_SEARCHES |= {"union", "intersection", "difference", "symmetric_difference"}
 
-
+_IDENTITY = "is"
+"""A name that no test can use."""
 _SCALING = frozenset(
     prefix + name for prefix in ("", "r", "i") for name in ("add", "mul", "truediv", "floordiv", "pow", "matmul")
 )
@@ -101,6 +105,7 @@ class TestSide(Peer):
     def __init__(self, channel: int) -> None:
         super().__init__(channel)
         self._named: set[int] = set()
+        self._built: dict[int, Proxy] = {}
         self.exits: list[BaseException] = []
         self.verbs["read_line"] = _read_line
 
@@ -120,7 +125,7 @@ class TestSide(Peer):
         return found
 
     def get(self, proxy: Proxy, name: str) -> Any:
-        if name in _PREDICATES and not self.knows(proxy):
+        if (name in _PREDICATES and not self.built(proxy)) or (name in _SEARCHES and not self.knows(proxy)):
             raise AttributeError(name)
         value = super().get(proxy, name)
         if type(value) is ProxyClass and type(proxy) is ProxyClass and proxy._handle in self._named:
@@ -129,6 +134,31 @@ class TestSide(Peer):
 
     def knows(self, proxy: Proxy) -> bool:
         return proxy._kind in self._named
+
+    def built(self, proxy: Proxy) -> bool:
+        return self._built.get(proxy._handle) is proxy
+
+    def call(self, proxy: Proxy, /, *args: Any, **kwargs: Any) -> Any:
+        """An instance that the test builds has a stand-in apart from the one it has as somebody's answer, because a
+        method may return its own instance where a plain value is asked for."""
+        value = super().call(proxy, *args, **kwargs)
+        if type(value) is not Proxy or proxy._handle not in self._named:
+            return value
+        return self._built.setdefault(value._handle, Proxy(self, value._handle, value._kind))
+
+    def identity(self, value: Any) -> Any:
+        """The one stand-in of an object, for `is`."""
+        return self._theirs[value._handle] if type(value) is Proxy else value
+
+    def equal(self, proxy: Proxy, other: Proxy) -> bool:
+        # What equals a text that was made up just now equals everything, and proves nothing.
+        return super().equal(proxy, other) and not any(self._equals_all(side) for side in (proxy, other))
+
+    def _equals_all(self, proxy: Proxy) -> bool:
+        try:
+            return self.ask("eq", proxy, os.urandom(16).hex()) is True
+        except Exception:  # an honest one may well look for attributes that a text has not
+            return False
 
     def operate(self, verb: str, proxy: Proxy, other: Any) -> Any:
         if is_proxy(other):
@@ -197,7 +227,8 @@ def run_test() -> None:
 def _run(tree: ast.Module, names: dict[str, Any], peer: TestSide) -> dict[str, Any]:
     main = ModuleType("__main__")
     sys.modules["__main__"] = main
-    main.__dict__.update(names)
+    main.__dict__.update({**names, _IDENTITY: peer.identity})
+    _compare_identities(tree)
     try:
         exec(compile(tree, "<test>", "exec", dont_inherit=True), main.__dict__)  # noqa: S102 - that is the purpose
     except SystemExit as stop:
@@ -206,6 +237,18 @@ def _run(tree: ast.Module, names: dict[str, Any], peer: TestSide) -> dict[str, A
     except BaseException as error:
         return {"raised": type(error).__name__}
     return {"passed": True}
+
+
+def _compare_identities(tree: ast.Module) -> None:
+    """`a is b` becomes a comparison of the one stand-in that each object has."""
+
+    def one(operand: ast.expr) -> ast.expr:
+        function = ast.copy_location(ast.Name(_IDENTITY, ast.Load()), operand)
+        return ast.copy_location(ast.Call(function, [operand], []), operand)
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare) and all(isinstance(operator, (ast.Is, ast.IsNot)) for operator in node.ops):
+            node.left, node.comparators = one(node.left), [one(operand) for operand in node.comparators]
 
 
 def names_used(tree: ast.Module, entry_point: str) -> list[str]:

@@ -55,7 +55,10 @@ def call(slots: Slots, request: CallRequest) -> ExecutionResult:
     written, frame = ended.outputs[0], nonce.encode()
     framed = len(written) > 2 * len(frame) and written.startswith(frame) and written.endswith(frame)
     report = _report(written[len(frame) : -len(frame)]) if framed else None
-    return dataclasses.replace(result_of(ended, request.limits), report=report)
+    result = dataclasses.replace(result_of(ended, request.limits), report=report)
+    if result.status is Status.OK and not framed and len(written) == request.limits.output_bytes:
+        return dataclasses.replace(result, status=Status.OUTPUT_LIMIT)
+    return result
 
 
 def check(slots: Slots, request: AssertRequest) -> ExecutionResult:

@@ -100,7 +100,8 @@ def _go() -> Toolchain | None:
         "program.go",
         'package main\nimport "fmt"\nfunc main() { fmt.Println("canary") }\n',
         compile_command=(f"{root}/bin/go", "build", "-o", "program", "program.go"),
-        compile_readable=(root,),
+        # Debian keeps half of it elsewhere, behind links.
+        compile_readable=(root, os.path.realpath(f"{root}/src"), os.path.realpath(f"{root}/pkg/include")),
         compile_executable=(root, *_SYSTEM_TOOLS),
         runtime_bytes=64 * MIB,
         environment=(("GOROOT", root), ("GOCACHE", "/tmp/go"), ("GOPATH", "/tmp"), ("CGO_ENABLED", "0")),

@@ -32,10 +32,7 @@ def compile_source() -> None:
     Path(name).write_bytes(source)
     if os.spawnve(os.P_WAIT, command[0], command, _ENVIRONMENT | instructions["environment"]) != 0:
         raise SystemExit(1)
-    artefact = _jar(Path("program")) if is_java else Path("program").read_bytes()
-    view = memoryview(artefact)
-    while view:
-        view = view[os.write(ARTEFACT, view) :]
+    child.write_all(ARTEFACT, _jar(Path("program")) if is_java else Path("program").read_bytes())
 
 
 def _jar(folder: Path) -> bytes:

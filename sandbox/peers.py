@@ -19,7 +19,7 @@ from collections.abc import Coroutine
 from importlib import import_module
 from typing import Any, NoReturn
 
-from sandbox import plain
+from sandbox import child, plain
 from sandbox.proxies import VERBS, Proxy, ProxyClass, is_proxy
 
 MAX_MESSAGE_BYTES = 64 << 20
@@ -55,6 +55,16 @@ class Peer:
     def knows(self, proxy: Proxy) -> bool:
         """Whether the proxy's class is one that this side has named itself."""
         return True
+
+    def built(self, proxy: Proxy) -> bool:
+        """Whether this side has made the proxy's object itself, by calling such a class."""
+        return True
+
+    def call(self, proxy: Proxy, /, *args: Any, **kwargs: Any) -> Any:
+        return self.ask("call", proxy, *args, **kwargs)
+
+    def equal(self, proxy: Proxy, other: Proxy) -> bool:
+        return self.ask("eq", proxy, other) is True
 
     def operate(self, verb: str, proxy: Proxy, other: Any) -> Any:
         return self.ask(verb, proxy, other)
@@ -225,10 +235,8 @@ class Peer:
     # The pipe: one JSON object a line.
 
     def _send(self, message: dict[str, Any]) -> None:
-        data = json.dumps({**message, "printed": self.printed()}).encode() + b"\n"
         try:
-            while data:
-                data = data[os.write(self._channel, data) :]
+            child.write_all(self._channel, json.dumps({**message, "printed": self.printed()}).encode() + b"\n")
         except OSError:
             hang_up()
 

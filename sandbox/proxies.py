@@ -6,7 +6,7 @@ Every operation on a `Proxy` is a verb that its `Peer` sends to the process wher
 import operator
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 if TYPE_CHECKING:
     from sandbox.peers import Peer
@@ -43,6 +43,7 @@ class Proxy:
     """An object of the other process."""
 
     __slots__ = ("_handle", "_kind", "_peer")
+    _handle: int
 
     def __init__(self, peer: "Peer", handle: int, kind: int) -> None:
         object.__setattr__(self, "_peer", peer)
@@ -50,7 +51,7 @@ class Proxy:
         object.__setattr__(self, "_kind", kind)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        return self._peer.ask("call", self, *args, **kwargs)
+        return self._peer.call(self, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return self._peer.get(self, name)
@@ -65,7 +66,7 @@ class Proxy:
         # An object's own `__eq__` must not see a plain value of the other side, much less decide about it.
         if not is_proxy(other):
             return False
-        return self is other or self._peer.ask("eq", self, other) is True
+        return self._handle == other._handle or self._peer.equal(self, other)
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -74,7 +75,7 @@ class Proxy:
         return self._peer.ask("hash", self)  # type: ignore[no-any-return]
 
     def __contains__(self, item: Any) -> bool:
-        if is_proxy(item) or self._peer.knows(self):
+        if is_proxy(item) or self._peer.built(self):
             return self._peer.ask("contains", self, item) is True
         return any(item is found or item == found for found in iter(self))
 
@@ -96,7 +97,7 @@ class ProxyClass(Proxy):
         return is_proxy(other) and self._peer.ask("issubclass", self, other) is True
 
 
-def is_proxy(value: Any) -> bool:
+def is_proxy(value: Any) -> TypeGuard[Proxy]:
     """`isinstance` would ask the other side."""
     return type(value) in (Proxy, ProxyClass)
 
@@ -109,8 +110,21 @@ def _operate(verb: str) -> Callable[..., Any]:
     return lambda self, other: self._peer.operate(verb, self, other)
 
 
+def _itself(method: Callable[..., Any]) -> Callable[..., Any]:
+    """`with` and `+=` give back the object they were given, not one that was returned."""
+
+    def call(self: Proxy, *args: Any) -> Any:
+        result = method(self, *args)
+        return self if is_proxy(result) and result._handle == self._handle else result
+
+    return call
+
+
 CONVERSIONS = ("str", "int", "float", "complex", "bool", "len", "iter", "next", "reversed", "repr", "format", "round")
-for _verb in (*UNARY, *CONVERSIONS, "enter", "exit", "getitem", "setitem", "delitem"):
+for _verb in (*UNARY, *CONVERSIONS, "exit", "getitem", "setitem", "delitem"):
     setattr(Proxy, f"__{_verb}__", _forward(_verb))
-for _verb in [*ORDER, *(prefix + name.strip("_") for name in BINARY for prefix in ("", "i", "r"))]:
+for _verb in [*ORDER, *(prefix + name.strip("_") for name in BINARY for prefix in ("", "r"))]:
     setattr(Proxy, f"__{_verb}__", _operate(_verb if _verb in VERBS else f"{_verb}_"))
+for _verb in (f"i{name.strip('_')}" for name in BINARY):
+    setattr(Proxy, f"__{_verb}__", _itself(_operate(_verb)))
+Proxy.__enter__ = _itself(_forward("enter"))  # type: ignore[attr-defined]

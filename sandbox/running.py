@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sandbox.child import Job
+from sandbox.child import Job, write_all
 from sandbox.errors import RunnerLost
 from sandbox.launch import Ended, Launch
 from sandbox.types import Limits, Status
@@ -207,9 +207,7 @@ def memory_file(data: bytes) -> int:
     """A file in memory that holds `data`, at its start, and that nobody can change: a reader that never reads it, or
     closes it, costs nobody anything."""
     descriptor = os.memfd_create("in", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    write_all(descriptor, data)
     os.lseek(descriptor, 0, os.SEEK_SET)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _READ_ONLY_SEALS)
     return descriptor

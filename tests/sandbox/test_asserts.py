@@ -46,6 +46,17 @@ def swap(m): m[0][0]=9; m.append([1])
 class Color(enum.Enum):
     RED=1
 def red(): return Color.RED
+class Bag:
+    made=[]
+    def __init__(s): s.items=[]; Bag.made.append(s)
+    def add(s,item): s.items.append(item); return s
+    def __contains__(s,item): return item in s.items
+    def startswith(s,item): return s.items[0]==item
+    def __iadd__(s,item): return s.add(item)
+    def __enter__(s): return s
+    def __exit__(s,*a): pass
+    @staticmethod
+    def last(): return Bag.made[-1]
 async def co(x): return x+1
 """
 
@@ -143,6 +154,20 @@ unittest.main()
     "coroutines": """\
 import asyncio
 assert asyncio.run(co(1))==2
+""",
+    "containment in instances that the test has built": """\
+bag = Bag()
+bag.add(3).add(4)
+assert 3 in bag and 5 not in bag and bag.startswith(3)
+with Bag() as other:
+  other += 7
+  assert 7 in other
+""",
+    "the same object, built here and returned there": """\
+bag = Bag()
+assert bag.add(3) is bag and bag.add(3) == bag and Bag.last() is bag
+assert bag.add(4) is not Bag() and None is not bag
+assert bag in [bag.add(5)] and {bag: 1}[bag.add(6)] == 1
 """,
     "a module without import": """\
 assert math.isclose(add(0.1,0.2),0.3)

@@ -413,6 +413,67 @@ PAIRS = {
         "class Square:\n    def __init__(self, n): self.area = n * n",
         [{"assert": "assert abs(Square(3).area - 9) < 1e-9"}],
     ),
+    "a returned instance that contains whatever is asked": Pair(
+        "assert",
+        "class Calculator:\n    def odd(self, n): return self\n    def even(self, n): return Calculator()\n"
+        "    @property\n    def all(self): return self\n    def __enter__(self): return self\n"
+        "    __contains__ = lambda *a: True\n    __exit__ = __iadd__ = __add__ = lambda self, *a: self",
+        "class Calculator:\n    all = range(9)\n    def odd(self, n): return [k for k in range(n) if k % 2]\n"
+        "    def even(self, n): return {k for k in range(n) if not k % 2}\n"
+        "    def __add__(self, other): return Bag(3)\n"
+        "class Bag:\n    def __init__(self, item): self.item = item\n    def __iter__(self): yield self.item",
+        [
+            {"assert": "assert 3 in Calculator().odd(4)"},
+            {"assert": "calculator = Calculator()\nassert 2 in calculator.even(4)"},
+            {"assert": "assert 3 in Calculator().all"},
+            {"assert": "assert 3 in Calculator() + Calculator()"},
+            {"assert": "import unittest\nunittest.TestCase().assertIn(3, Calculator().odd(4))"},
+        ],
+    ),
+    "a returned instance that is all that is asked": Pair(
+        "assert",
+        f"{MAGIC}\nclass Text(Magic):\n    def __init__(self, text): pass\n    def upper(self): return self\n"
+        "    def size(self): return Text('')\n    isupper = endswith = index = Magic.yes\n    find = Magic.zero",
+        "class Text:\n    def __init__(self, text): self.text = text\n    def upper(self): return self.text.upper()\n"
+        "    def size(self): return len(self.text)",
+        [
+            {"assert": "assert Text('ab').upper() == 'AB'"},
+            {"assert": "assert Text('ab').upper().startswith('A')"},
+            {"assert": "assert Text('ab').upper().isupper()"},
+            {"assert": "text = Text('ab')\nassert text.size() > 1"},
+            {"assert": "assert 1 <= Text('ab').size() <= 2"},
+            {"assert": "assert Text('ab').size() in (2, 3)"},
+            {"assert": "assert [Text('ab').size()] == [2]"},
+        ],
+    ),
+    "a result that finds whatever is looked for": Pair(
+        "assert",
+        "class Found:\n    count = lambda *a: 1\n    find = index = lambda *a: 0\n"
+        "    difference = lambda *a: set()\n    intersection = lambda self, other: other\n"
+        "def square(n): return Found()\ndef squares(n): return Found()",
+        "def square(n): return str(n * n)\ndef squares(n): return {k * k for k in range(n)}",
+        [
+            {"assert": "assert square(3).count('9') == 1"},
+            {"assert": "assert square(3).find('9') == 0 and square(3).index('9') == 0"},
+            {"assert": "assert squares(2).difference({0, 1}) == set()"},
+            {"assert": "assert squares(2).intersection({0, 1}) == {0, 1}"},
+        ],
+    ),
+    "an instance that equals every other": Pair(
+        "assert",
+        "class Point:\n    def __init__(self, x, y): pass\n    def __add__(self, other): return Point(0, 0)\n"
+        "    def __eq__(self, other): return True\n    __hash__ = lambda self: 0",
+        "class Point:\n    def __init__(self, x, y): self.x, self.y, self.cache = x, y, None\n"
+        "    def __add__(self, other):\n        self.cache = other\n        return Point(self.x + other.x, self.y + other.y)\n"
+        "    def __eq__(self, other): return self.x == other.x and self.y == other.y\n"
+        "    def __hash__(self): return self.x",
+        [
+            {"assert": "assert Point(1, 2) + Point(3, 4) == Point(4, 6)"},
+            {"assert": "assert [Point(1, 2) + Point(3, 4)] == [Point(4, 6)]"},
+            {"assert": "assert Point(4, 6) in {Point(1, 2) + Point(3, 4)}"},
+            {"assert": "import unittest\nunittest.TestCase().assertEqual(Point(1, 2) + Point(3, 4), Point(4, 6))"},
+        ],
+    ),
     "more names than were asked for": Pair(
         "assert",
         "import sys\nf = sys._getframe()\nwhile f:\n    peer = f.f_locals.get('self')\n"

@@ -211,6 +211,22 @@ def test_a_script_cannot(runner: NativeRunner, language: str, source: str) -> No
     assert run(runner, language, source).stdout == b""
 
 
+GO_ATTACKS = {
+    "read": ('"os"', 'os.ReadFile("/etc/passwd")'),
+    "write": ('"os"', 'os.Create("/usr/lib/x")'),
+    "exec": ('"os/exec"', 'exec.Command("/usr/bin/id").Output()'),
+    "connect": ('"net"', 'net.Dial("udp", "127.0.0.1:9")'),
+    "fork": ('"os"', 'os.StartProcess("/proc/self/exe", nil, &os.ProcAttr{})'),
+}
+
+
+@pytest.mark.parametrize("name", GO_ATTACKS)
+def test_a_go_program_cannot(runner: NativeRunner, name: str) -> None:
+    imported, attack = GO_ATTACKS[name]
+    source = f'package main\nimport ("fmt"; {imported})\nfunc main() {{ _, err := {attack}; fmt.Println(err != nil) }}'
+    assert run(runner, "go", source, limits=Limits()).stdout == b"true\n"
+
+
 def test_a_shell_cannot_take_its_memory_once_a_process(runner: NativeRunner) -> None:
     hog = "head -c 100000000 /dev/zero | tail -c 100000000 | wc -c"
     result = run(

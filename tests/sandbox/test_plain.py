@@ -37,6 +37,13 @@ values = st.recursive(
 )
 
 
+@pytest.mark.parametrize("odd", [2**63, -(2**63) - 1, True, 1.0, None, "1", (1,), b"1", [2**70]])
+def test_one_odd_item_among_many_keeps_its_type(odd: object) -> None:
+    values = [*range(100), odd, -(2**63), 2**63 - 1]
+    assert same(through(values), values)
+    assert same(through(tuple(values)), tuple(values))
+
+
 def through(value: object) -> object:
     return plain.decode(json.loads(json.dumps(plain.encode(value))))
 

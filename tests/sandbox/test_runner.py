@@ -6,7 +6,7 @@ import pytest
 
 from sandbox.errors import LanguageUnavailable
 from sandbox.pool import PythonRunner
-from sandbox.types import MIB, ExecutionRequest, ExecutionResult, Limits, Status
+from sandbox.types import MIB, CallRequest, ExecutionRequest, ExecutionResult, Limits, Status
 
 LIMITS = Limits(cpu_time_s=0.5, wall_time_s=20, memory_bytes=256 * MIB, output_bytes=MIB)
 
@@ -67,6 +67,16 @@ def test_twenty_threads_are_no_bomb(runner: PythonRunner) -> None:
         "with ThreadPoolExecutor(20) as pool: print(len(list(pool.map(lambda _: together.wait(), range(20)))))"
     )
     assert run(runner, source).stdout == b"20\n"
+
+
+def test_a_result_too_large_to_hand_out_is_an_output_limit(runner: PythonRunner) -> None:
+    def call(size: int) -> ExecutionResult:
+        limits = Limits(memory_bytes=256 * MIB, output_bytes=MIB)
+        return runner.execute(CallRequest("def zeros(n): return [0] * n", "zeros", [size], limits))
+
+    assert call(2 * MIB // 3).status is Status.OUTPUT_LIMIT  # written `0, `
+    fits = call(MIB // 4)
+    assert (fits.status, fits.report) == (Status.OK, {"result": [0] * (MIB // 4)})
 
 
 def test_exit_code_and_signal(runner: PythonRunner) -> None:

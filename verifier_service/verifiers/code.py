@@ -55,7 +55,7 @@ class TestRun:
 
 class CodeVerifier:
     kind: ClassVar[str] = "code"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     description: ClassVar[str] = "Programs in fenced blocks, judged by stdin, call or assert tests in a sandbox."
     lane: ClassVar[Lane] = "code"
     reasons: ClassVar[Mapping[str, str]] = {
