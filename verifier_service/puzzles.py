@@ -41,6 +41,9 @@ SANDBOXED = EVALUATING | {
     "rush_hour",  # "A+999999999" is driven square by square
 }
 
+NO_SOLUTION = '["No solution"]'
+"""The own answer of `jugs` where a search was cut off; the scorer takes nothing but moves."""
+
 LIBRARY_SIZE = 500
 """The library's default `size`; a data set's entries may depend on it (`acre`'s do)."""
 
@@ -92,6 +95,22 @@ def oracle(name: str, entry: Mapping[str, Any]) -> str | None:
         return json.dumps(metadata["possible_answer"])
     answer = entry["answer"]
     return None if answer is None else str(answer)
+
+
+def proof(name: str, entry: Mapping[str, Any]) -> tuple[str, float]:
+    """An answer that the scorer reads the whole entry for, and the least that it must pay for it if it can.
+
+    The oracle and 1.0; where there is none, or the generator gave up looking for one, an answer without a move.
+    Raises KeyError or TypeError where the entry lacks its oracle.
+    """
+    answer = oracle(name, entry)
+    if (
+        answer is not None
+        and not (name == "jugs" and answer == NO_SOLUTION)
+        and not (name == "rubiks_cube" and not answer)
+    ):
+        return answer, 1.0
+    return "{}", 0.01 if name in ("rush_hour", "rubiks_cube") else 0.0
 
 
 def score(payload: Mapping[str, Any]) -> dict[str, Any]:

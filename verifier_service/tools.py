@@ -4,6 +4,7 @@ from sandbox.function import open_isolated
 from sandbox.isolated import IsolatedFunction
 from sandbox.pool import open_runner
 from sandbox.types import Runner
+from verifier_service.proofs import Proofs
 
 
 class WorkerTools:
@@ -12,6 +13,7 @@ class WorkerTools:
     def __init__(self) -> None:
         self._runner: Runner | None = None
         self._isolated: dict[tuple[str, bool], IsolatedFunction] = {}
+        self.proofs = Proofs()
 
     @property
     def runner(self) -> Runner:

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from sandbox.isolated import IsolatedFunction
 from sandbox.types import Runner
+from verifier_service.proofs import Proofs
 from verifier_service.schemas import Task
 
 Lane = Literal["light", "code"]
@@ -35,6 +36,11 @@ class Tools(Protocol):
     @property
     def runner(self) -> Runner:
         """Runs untrusted programs. Raises `sandbox.errors.CannotIsolate` on first use where the host cannot isolate."""
+        ...
+
+    @property
+    def proofs(self) -> Proofs:
+        """What this worker has proven of ground truths."""
         ...
 
     def isolated(self, target: str, *, fork_per_call: bool = False) -> IsolatedFunction:

@@ -8,6 +8,7 @@ import pytest
 from sandbox.languages import available_languages
 from sandbox.types import ExecutionRequest, ExecutionResult, Request, Status
 from verifier_service.errors import CannotJudge, TaskRefused
+from verifier_service.proofs import Proofs
 from verifier_service.registry import parse_task, verifier_for
 from verifier_service.schemas import CodeTask
 from verifier_service.tools import WorkerTools
@@ -20,6 +21,7 @@ class ScriptedTools:
     def __init__(self, results: Sequence[ExecutionResult]) -> None:
         self._results = list(results)
         self.requests: list[Request] = []
+        self.proofs = Proofs()
 
     @property
     def runner(self) -> "ScriptedTools":
@@ -117,19 +119,14 @@ CHECKER = {"language": "python", "source": "..."}
     ("verdicts", "reward"),
     [
         ([ended(Status.OK)], 1.0),
-        ([ended(Status.NONZERO_EXIT, exit_code=1)], 0.0),
-        ([ended(Status.NONZERO_EXIT, exit_code=2)], 0.0),
-        # It failed, but not for the expected output: what the program gave it is to blame.
+        # What it does not accept is wrong, however it ends, because it does accept the expected output.
+        ([ended(Status.NONZERO_EXIT, exit_code=1), ended(Status.OK)], 0.0),
         ([ended(Status.NONZERO_EXIT, exit_code=3), ended(Status.OK)], 0.0),
         ([ended(Status.SIGNALLED), ended(Status.OK)], 0.0),
         ([ended(Status.CPU_TIME_LIMIT), ended(Status.OK)], 0.0),
-        (
-            [ended(Status.NONZERO_EXIT, exit_code=1, stderr=b"Traceback (most recent call last):\n"), ended(Status.OK)],
-            0.0,
-        ),
     ],
 )
-def test_checkers_speak_by_testlibs_exit_codes(verdicts: list[ExecutionResult], reward: float) -> None:
+def test_checkers_speak_by_exit_code_0(verdicts: list[ExecutionResult], reward: float) -> None:
     judgement, tools = judge([printed("7"), *verdicts], 1, checker=CHECKER)
     assert judgement.reward == reward
     asked = tools.requests[1]
@@ -137,11 +134,18 @@ def test_checkers_speak_by_testlibs_exit_codes(verdicts: list[ExecutionResult], 
     assert dict(asked.files) == {"input.txt": b"", "output.txt": b"7", "answer.txt": b"1"}
 
 
-def test_a_checker_that_fails_on_the_expected_output_is_the_tasks_fault() -> None:
-    failed = ended(Status.NONZERO_EXIT, exit_code=3)
+@pytest.mark.parametrize("exit_code", [1, 3])
+def test_a_checker_that_does_not_accept_the_expected_output_is_the_tasks_fault(exit_code: int) -> None:
+    refused = ended(Status.NONZERO_EXIT, exit_code=exit_code)
     with pytest.raises(CannotJudge) as caught:
-        judge([printed("7"), failed, failed], 1, checker=CHECKER)
+        judge([printed("7"), refused, refused], 1, checker=CHECKER)
     assert caught.value.reason == "ground_truth"
+
+
+def test_a_checker_is_tried_on_an_expected_output_once() -> None:
+    wrong = [printed("7"), ended(Status.NONZERO_EXIT, exit_code=1)]
+    judgement, tools = judge([*wrong, ended(Status.OK), *wrong, *wrong], 3, checker=CHECKER)
+    assert (judgement.reward, len(tools.requests)) == (0.0, 7)
 
 
 def test_a_checker_is_not_asked_about_a_crash() -> None:

@@ -8,6 +8,7 @@ from sandbox.isolated import CallResult
 from sandbox.types import Status
 from verifier_service import sampling
 from verifier_service.errors import CannotJudge, TaskRefused
+from verifier_service.proofs import Proofs
 from verifier_service.registry import parse_task
 from verifier_service.tools import WorkerTools
 from verifier_service.verifiers import logic
@@ -25,8 +26,9 @@ class Called:
 
     def __init__(self, status: Status, value: Any = None, *, own: Status | None = None) -> None:
         self.result = CallResult(status, value, detail="told so")
-        self.own = CallResult(own or status, value)
+        self.own = CallResult(own or status, {"score": 1.0} if own is Status.OK else value)
         self.targets: list[tuple[str, bool]] = []
+        self.proofs = Proofs()
 
     def isolated(self, target: str, *, fork_per_call: bool = False) -> "Called":
         self.targets.append((target, fork_per_call))
@@ -68,7 +70,7 @@ def test_scorers_that_evaluate_run_in_the_sandbox_in_a_process_of_their_own() ->
 def test_long_answers_go_to_the_sandbox_whatever_the_scorer() -> None:
     tools = Called(Status.OK, {"score": 0.0})
     verifier, task = parse_task(GCD)
-    verify(verifier, task, "<answer>2</answer>", tools)
+    verify(verifier, task, "<answer>3</answer>", tools)
     assert not tools.targets
     verify(verifier, task, f"<answer>{'2' * (LONGEST_IN_PROCESS + 1)}</answer>", tools)
     assert tools.targets
@@ -125,6 +127,61 @@ def test_an_entry_that_its_scorer_cannot_read_is_an_error_for_every_answer() -> 
     with pytest.raises(CannotJudge) as error:
         verifier.judge(task, "a, b", Called(Status.OK))
     assert error.value.reason == "ground_truth"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "entry"),
+    [
+        ("bitwise_arithmetic", {"answer": "0x2", "metadata": {"problem": "garbage("}}),
+        ("number_sorting", {"answer": "['1', '3']", "metadata": {}}),
+        ("propositional_logic", {"answer": None, "metadata": {"variables": ["P"], "example_answer": "P"}}),
+        ("rush_hour", {"answer": None, "metadata": {"board_config": "AA"}}),
+        ("boxnet", {"answer": None, "metadata": {"row_num": 1}}),
+        ("simple_integration", {"answer": "x**2 + C", "metadata": {"integrand": "2*x("}}),
+        ("countdown", {"answer": "3 + 4", "metadata": {"numbers": [3, 4]}}),
+        ("sokoban", {"answer": "L", "metadata": {"gamestr": None}}),
+        ("kakurasu", {"answer": "1 0\n0 1", "metadata": {"n_rows": 2, "n_cols": 2, "row_sums": None}}),
+        ("group_anagrams", {"answer": '[["a"]]', "metadata": {}}),
+    ],
+)
+def test_a_scorer_that_swallows_what_it_cannot_read_is_an_error(dataset: str, entry: dict[str, Any]) -> None:
+    verifier, task = parse_task({"kind": "logic", "dataset": dataset, "entry": {"question": "", **entry}})
+    tools = WorkerTools()
+    try:
+        verdict = verify(verifier, task, "<answer>17</answer>", tools)
+    finally:
+        tools.close()
+    assert (verdict.outcome, verdict.reward, verdict.reason) == ("error", None, "ground_truth")
+
+
+def test_an_entry_is_proven_usable_once() -> None:
+    tools = Called(Status.OK, {"score": 0.0})
+    verifier, task = parse_task(SPIRAL)
+    tools.own = CallResult(Status.OK, {"score": 1.0})
+    for answer in ("3", "4", "5"):
+        assert verify(verifier, task, f"<answer>{answer}</answer>", tools).reward == 0.0
+    assert len(tools.targets) == 4
+
+
+@pytest.mark.parametrize(
+    ("dataset", "entry"),
+    [
+        ("jugs", {"answer": '["No solution"]', "metadata": {"puzzle": {"jug_capacities": [3, 5], "target": 4}}}),
+        (
+            "rubiks_cube",
+            {"answer": None, "metadata": {"cube_size": 3, "scramble_moves": "B", "example_correct_answer": ""}},
+        ),
+        ("rush_hour", {"answer": None, "metadata": {"board_config": "oooooooooooooAAooooooooooooooooooooo"}}),
+    ],
+)
+def test_an_entry_without_a_solution_of_its_own_is_judged(dataset: str, entry: dict[str, Any]) -> None:
+    verifier, task = parse_task({"kind": "logic", "dataset": dataset, "entry": {"question": "", **entry}})
+    tools = WorkerTools()
+    try:
+        verdict = verify(verifier, task, "<answer>17</answer>", tools)
+    finally:
+        tools.close()
+    assert verdict.outcome in ("incorrect", "partial")
 
 
 def test_an_index_that_cannot_be_generated_is_an_error() -> None:

@@ -169,7 +169,7 @@ def _judge_output(task: CodeTask, test: StdinTest, result: ExecutionResult, tool
     if bad_end:
         return bad_end
     if task.checker is not None:
-        right = accepts(task.checker, test, result.stdout, tools.runner)
+        right = accepts(task.checker, test, result.stdout, tools)
     else:
         right = same_output(result.stdout, test.stdout, task.float_tolerance)
     return PASSED if right else "wrong_answer"

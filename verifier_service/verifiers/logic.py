@@ -4,6 +4,7 @@ The answer stands between the last `<answer>` pair. Scorers that evaluate text o
 in the sandbox (`puzzles.SANDBOXED`), and so is any scorer whose answer is unusually long.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -27,11 +28,12 @@ _LIMIT_REASONS: Mapping[Status, str] = {
     Status.MEMORY_LIMIT: "memory_limit",
     Status.NONZERO_EXIT: "scorer_raised",
 }
+_BROKE = frozenset({*_LIMIT_REASONS.values(), "scorer_killed"})
 
 
 class LogicVerifier:
     kind: ClassVar[str] = "logic"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     description: ClassVar[str] = "Reasoning Gym puzzles, scored by the library; the answer between <answer> tags"
     lane: ClassVar[Lane] = "light"
     reasons: ClassVar[Mapping[str, str]] = {
@@ -44,7 +46,7 @@ class LogicVerifier:
         "cpu_time_limit": "scoring this answer exceeds its CPU limit",
         "memory_limit": "scoring this answer exceeds its memory limit",
         "scorer_killed": "scoring this answer killed the scorer",
-        "ground_truth": "error: the entry cannot be generated, or its scorer cannot read it",
+        "ground_truth": "error: the entry cannot be generated, or its scorer does not pay the entry's own answer",
     }
 
     @property
@@ -66,12 +68,11 @@ class LogicVerifier:
 
     def judge(self, task: LogicTask, answer: str, tools: Tools) -> Judgement:
         payload = _payload(task, answer)
-        if payload["dataset"] in puzzles.SANDBOXED or len(answer) > LONGEST_IN_PROCESS:
-            return _judged_inside(payload, tools)
-        try:
-            return _judgement(puzzles.score(payload))
-        except Exception as error:
-            return _blame(payload, error)
+        judgement = _scored(payload, tools)
+        if judgement.reward < 1.0:  # the answer's doing, or the entry's
+            key = json.dumps([payload["dataset"], payload["config"], payload["entry"]])
+            tools.proofs.demand(key, lambda: _prove_usable(payload, tools))
+        return judgement
 
     def oracle(self, task: LogicTask) -> str | None:
         payload = _payload(task, "")
@@ -114,43 +115,33 @@ def _payload(task: LogicTask, answer: str) -> dict[str, Any]:
     return {"dataset": name, "config": config, "entry": entry, "answer": answer, "mode": task.reward_mode}
 
 
-def _judged_inside(payload: dict[str, Any], tools: Tools) -> Judgement:
-    scorer = tools.isolated(SCORER, fork_per_call=True)
-    called = scorer.call(payload, limits=LIMITS)
-    if called.status is Status.OK:
-        return _judgement(called.value)
-    # The answer's doing, unless the entry's own answer does no better.
-    alone = called
-    if called.status is not Status.SANDBOX_ERROR:
-        alone = scorer.call({**payload, "answer": _harmless(payload)}, limits=LIMITS)
-    if alone.status is Status.SANDBOX_ERROR:
-        raise CannotJudge("sandbox", alone.detail)
-    if alone.status is not Status.OK:
-        raise CannotJudge("ground_truth", f"the scorer cannot judge the entry's own answer: {alone.status}")
-    return Judgement(0.0, _LIMIT_REASONS.get(called.status, "scorer_killed"))
-
-
-def _judgement(scored: Mapping[str, Any]) -> Judgement:
+def _scored(payload: dict[str, Any], tools: Tools) -> Judgement:
+    """What the scorer says; an answer that it cannot cope with earns 0. Raises `CannotJudge` without a sandbox."""
+    if payload["dataset"] in puzzles.SANDBOXED or len(payload["answer"]) > LONGEST_IN_PROCESS:
+        called = tools.isolated(SCORER, fork_per_call=True).call(payload, limits=LIMITS)
+        if called.status is Status.SANDBOX_ERROR:
+            raise CannotJudge("sandbox", called.detail)
+        if called.status is not Status.OK:
+            return Judgement(0.0, _LIMIT_REASONS.get(called.status, "scorer_killed"))
+        scored = called.value
+    else:
+        try:
+            scored = puzzles.score(payload)
+        except Exception:  # scorers raise what they like
+            return Judgement(0.0, "scorer_raised")
     if "refused" in scored:
         return Judgement(0.0, str(scored["refused"]))
     reward = float(scored["score"])
     return Judgement(reward, "solved" if reward == 1.0 else "partly_solved" if reward > 0.0 else "not_solved")
 
 
-def _blame(payload: dict[str, Any], error: Exception) -> Judgement:
-    """A scorer raised. Where it copes with the entry's own answer it was this answer, which earns nothing; where not,
-    the entry is unusable (`CannotJudge`)."""
-    harmless = _harmless(payload)
+def _prove_usable(payload: dict[str, Any], tools: Tools) -> None:
+    """Many scorers pay 0 where they cannot read the entry. Raises `CannotJudge` where this one pays its proof (most
+    often the entry's own answer) less than it must."""
     try:
-        puzzles.score({**payload, "answer": harmless})
-    except Exception:
-        raise CannotJudge("ground_truth", f"{type(error).__name__}: {error}") from error
-    return Judgement(0.0, "scorer_raised")
-
-
-def _harmless(payload: dict[str, Any]) -> str:
-    """An answer that every usable entry can be scored with. Raises `CannotJudge` where the entry lacks its own."""
-    try:
-        return puzzles.oracle(payload["dataset"], payload["entry"]) or "{}"
+        answer, least = puzzles.proof(payload["dataset"], payload["entry"])
     except (KeyError, TypeError) as error:
         raise CannotJudge("ground_truth", f"{type(error).__name__}: {error}") from error
+    own = _scored({**payload, "answer": answer, "mode": "library"}, tools)
+    if own.reward < least or own.reason in _BROKE:
+        raise CannotJudge("ground_truth", f"the scorer pays {own.reward:g} for the entry's own answer ({own.reason})")
