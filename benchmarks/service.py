@@ -1,17 +1,22 @@
 """What the service costs and holds: `python benchmarks/service.py [PART ...]`.
 
 Every number is from one run on one machine, with an embedded Redis; the load comes from a process of its own. Compare
-ratios, not seconds. Parts: startup, kinds, overhead, latency, capacity, scale, lanes.
+ratios, not seconds. Parts: startup, kinds, overhead, latency, capacity, memory, scale, lanes.
 """
 
 import asyncio
+import concurrent.futures
+import itertools
 import json
+import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +37,7 @@ from verifier_service.tools import WorkerTools  # noqa: E402
 from verifier_service.verify import verify  # noqa: E402
 
 Items = list[dict[str, Any]]
+WORKERS, ROUNDS, ROUND_S = 2, 3, 6.0
 
 
 def group(index: int, group_size: int, size_bytes: int, text: str = "", kind: str = "noop") -> dict[str, Any]:
@@ -92,28 +98,32 @@ def quantiles_ms(latencies: list[float]) -> str:
 def startup(folder: Path, plugin: Path) -> Iterator[str]:
     for attempt in range(3):
         started = time.perf_counter()
-        with running_service(folder / str(attempt), plugin, workers=2):
+        with running_service(folder / str(attempt), plugin, workers=WORKERS):
             yield f"ready to grade after {time.perf_counter() - started:.1f} s"
 
 
 def kinds(folder: Path, plugin: Path) -> Iterator[str]:
-    """The example completions of each kind, each time a little different, no cache: 2 workers against one process
-    directly. One request holds 16 variations of each example, some 200 completions."""
+    """The example completions of each kind, each time a little different, no cache: 2 workers of the service against 2
+    processes that call the same verifiers directly, in turns. One request holds 16 variations of each example."""
     lines = map(json.loads, (ROOT / "examples" / "completions.jsonl").read_text().splitlines())
     by_kind: dict[str, Items] = {}
     for line in lines:
-        if not _is_slow(line):
-            item = {"task": line["task"], "completions": line["completions"]}
-            by_kind.setdefault(line["task"]["kind"], []).append(item)
-    with running_service(folder, plugin, workers=2, cache_size=0) as service:
+        item = {"task": line["task"], "completions": [text for text in line["completions"] if not _is_slow(text)]}
+        by_kind.setdefault(line["task"]["kind"], []).append(item)
+    with running_service(folder, plugin, workers=WORKERS, cache_size=0) as service:
         for kind, items in by_kind.items():
             batches = [[_varied(item, n, copy) for copy in range(16) for item in items] for n in range(40)]
-            direct = _directly(batches)
             bodies = [body(batch) for batch in batches]
             load(service, bodies[20:], 2.0, 4)
-            answered, elapsed_s, _latencies = load(service, bodies, 8.0, 4)
-            through = 16 * answered * sum(len(item["completions"]) for item in items) / elapsed_s
-            yield f"{kind}: {through:.0f}/s through the service, {direct:.0f}/s directly, {through / direct:.2f} of it"
+            rounds = [(_through(service, bodies, items), _directly(batches)) for _ in range(ROUNDS)]
+            through, direct = (statistics.median(rates) for rates in zip(*rounds, strict=True))
+            ratio = statistics.median(here / there for here, there in rounds)
+            yield f"{kind}: {through:.0f}/s through the service, {direct:.0f}/s directly, {ratio:.2f} of it"
+
+
+def _through(service: ServiceProcess, bodies: list[bytes], items: Items) -> float:
+    answered, elapsed_s, _latencies = load(service, bodies, ROUND_S, 4)
+    return 16 * answered * sum(len(item["completions"]) for item in items) / elapsed_s
 
 
 def _varied(item: dict[str, Any], number: int, copy: int) -> dict[str, Any]:
@@ -128,25 +138,39 @@ def _varied(item: dict[str, Any], number: int, copy: int) -> dict[str, Any]:
     return {"task": task, "completions": [f"{text}\n# {number} {copy}" for text in item["completions"]]}
 
 
-def _is_slow(item: dict[str, Any]) -> bool:
-    """Items with a completion that runs into a limit measure the limit."""
-    return any(word in text for text in item["completions"] for word in ("while True", "**9**9", "9**9"))
+def _is_slow(completion: str) -> bool:
+    """Completions that run into a limit measure the limit."""
+    return any(word in completion for word in ("while True", "9**9"))
 
 
 def _directly(batches: list[Items]) -> float:
+    """Completions a second of `WORKERS` processes together, each warm before the clock starts."""
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(WORKERS)
+    with concurrent.futures.ProcessPoolExecutor(WORKERS, context, _grade_alone_start, (barrier,)) as pool:
+        return sum(pool.map(_grade_alone, [batches[number::WORKERS] for number in range(WORKERS)]))
+
+
+def _grade_alone_start(barrier: Barrier) -> None:
+    global _barrier
+    _barrier = barrier
+
+
+def _grade_alone(batches: list[Items]) -> float:
     tools = WorkerTools()
-    items = [item for batch in batches for item in batch]
-    started, graded = time.perf_counter(), 0
-    for number, item in enumerate(items):
-        if number == len(batches[0]) // 16:  # each example once: warm
-            started, graded = time.perf_counter(), 0
+
+    def grade(item: dict[str, Any]) -> int:
         verifier, task = parse_task(item["task"])
-        for text in item["completions"]:
-            verify(verifier, task, text, tools)
-            graded += 1
-        if time.perf_counter() > started + 6.0:
+        return len([verify(verifier, task, text, tools) for text in item["completions"]])
+
+    for item in batches[0]:
+        grade(item)
+    _barrier.wait()
+    started, graded = time.perf_counter(), 0
+    for item in itertools.cycle(item for batch in batches for item in batch):
+        graded += grade(item)
+        if (elapsed_s := time.perf_counter() - started) > ROUND_S:
             break
-    elapsed_s = time.perf_counter() - started
     tools.close()
     return graded / elapsed_s
 
@@ -154,7 +178,7 @@ def _directly(batches: list[Items]) -> float:
 def overhead(folder: Path, plugin: Path) -> Iterator[str]:
     """CPU of API, Redis and workers for completions of 8 KB in groups of 16 that cost nothing to judge."""
     bodies = [body([group(index, 16, 8192)]) for index in range(64)]
-    with running_service(folder, plugin, workers=2) as service:
+    with running_service(folder, plugin, workers=WORKERS) as service:
         load(service, bodies, 3.0, 4)
         before = family_cpu_s(service)
         answered, _elapsed_s, _latencies = load(service, bodies, 8.0, 4)
@@ -164,20 +188,44 @@ def overhead(folder: Path, plugin: Path) -> Iterator[str]:
 
 def latency(folder: Path, plugin: Path) -> Iterator[str]:
     bodies = [body([group(index, 1, 200)]) for index in range(64)]
-    with running_service(folder, plugin, workers=2) as service:
+    with running_service(folder, plugin, workers=WORKERS) as service:
         load(service, bodies, 2.0, 1)
         _answered, _elapsed_s, latencies = load(service, bodies, 6.0, 1)
         yield f"one small item on an idle service: {quantiles_ms(latencies)}"
 
 
 def capacity(folder: Path, plugin: Path) -> Iterator[str]:
-    bodies = [body([group(16 * index + number, 16, 1024) for number in range(16)]) for index in range(16)]
-    with running_service(folder, plugin, workers=2) as service:
+    with running_service(folder, plugin, workers=WORKERS) as service:
+        bodies = _noop_bodies()
         load(service, bodies, 3.0, 8)
-        for _ in range(3):
+        for _ in range(ROUNDS):
             answered, elapsed_s, _latencies = load(service, bodies, 10.0, 8)
-            memory = ", ".join(f"{name} {mb:.0f} MB" for name, mb in resident_mb(service).items())
-            yield f"{256 * answered / elapsed_s:.0f} completions of 1 KB a second; {memory}"
+            yield f"{256 * answered / elapsed_s:.0f} completions of 1 KB a second"
+
+
+def memory(folder: Path, plugin: Path) -> Iterator[str]:
+    """Resident memory under the load of `capacity`, for as long as `SECONDS` of the environment says (60)."""
+    seconds = float(os.environ.get("SECONDS", "60"))
+    with running_service(folder, plugin, workers=WORKERS) as service:
+        samples: dict[str, list[tuple[float, float]]] = {"API": [], "Redis": []}
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            started = time.perf_counter()
+            loading = pool.submit(load, service, _noop_bodies(), seconds, 8)
+            while not loading.done():
+                for name, mb in resident_mb(service).items():
+                    samples[name].append(((time.perf_counter() - started) / 60, mb))
+                time.sleep(1.0)
+            answered, elapsed_s, _latencies = loading.result()
+        yield f"{256 * answered / elapsed_s:.0f} completions of 1 KB a second for {elapsed_s:.0f} s"
+        for name, series in samples.items():
+            settled = series[len(series) // 4 :]  # the first quarter is growing to working size
+            slope = statistics.linear_regression(*zip(*settled, strict=True)).slope
+            start, end = settled[0][1], settled[-1][1]
+            yield f"{name} {series[0][1]:.0f} MB at first, then {start:.1f} -> {end:.1f} MB, {slope:+.2f} MB a minute"
+
+
+def _noop_bodies() -> list[bytes]:
+    return [body([group(16 * index + number, 16, 1024) for number in range(16)]) for index in range(16)]
 
 
 def scale(folder: Path, plugin: Path) -> Iterator[str]:
@@ -201,7 +249,7 @@ def lanes(folder: Path, plugin: Path) -> Iterator[str]:
         body([{"task": {"kind": "math", "ground_truth": str(n)}, "completions": [f"\\boxed{{{n}.0}}"]}])
         for n in range(200)
     ]
-    with running_service(folder, plugin, workers=2, cache_size=0) as service:
+    with running_service(folder, plugin, workers=WORKERS, cache_size=0) as service:
         load(service, math, 3.0, 1)
         _answered, _elapsed_s, quiet = load(service, math, 8.0, 1)
         bombs: Items = [{"task": task, "completions": [program.format(number) for number in range(16)]}]
@@ -218,6 +266,7 @@ PARTS: dict[str, Callable[[Path, Path], Iterator[str]]] = {
     "overhead": overhead,
     "latency": latency,
     "capacity": capacity,
+    "memory": memory,
     "scale": scale,
     "lanes": lanes,
 }

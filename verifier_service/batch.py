@@ -66,6 +66,8 @@ class Batch:
         self.trace = ""
         """W3C `traceparent` of the request that brought it."""
         self.waiters = 0
+        self.lasting = True
+        """Somebody can ask for the answer again: it has a `request_id`, or it is a job."""
         self.queue_s = 0.0
         """Longest time one of its chunks waited in the queue."""
         self._changed = asyncio.Event()

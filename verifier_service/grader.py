@@ -17,13 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import psutil
 from pydantic_core import from_json
 
 from verifier_service.chunks import decode_body, dump
 from verifier_service.frames import LENGTH, receive_frame, receive_rest, send_frame
 from verifier_service.grading import Answer, judge_answer, read
-from verifier_service.process import die_with_parent
+from verifier_service.process import die_with_parent, tree_cpu_s, usage
 from verifier_service.schemas import Verdict
 from verifier_service.tools import WorkerTools
 
@@ -99,8 +98,9 @@ class Grader:
         self._pid = 0
         self._sock: socket.socket | None = None
         self._memory_fd = os.memfd_create("verdicts")
-        self.cpu_s = 0.0
-        """CPU seconds of the grader process during the last chunk."""
+        self.memory_bytes = 0
+        """Resident, of the grader after the last chunk."""
+        self._unreported_cpu_s = self._counted_cpu_s = 0.0
 
     def start(self) -> None:
         if self._pid and os.waitpid(self._pid, os.WNOHANG) == (0, 0):
@@ -120,35 +120,42 @@ class Grader:
                 os._exit(0)
         theirs.close()
         self._sock = ours
-        self._process = psutil.Process(self._pid)
+        self._counted_cpu_s = 0.0
 
     def grade(
         self, body: bytes, limits: GraderLimits, lookup: Lookup | None, on_tick: Callable[[], None]
     ) -> list[Line]:
         """All verdicts of a chunk. Raises `GraderKilled`, and whatever `on_tick` raises (the grader is killed then)."""
         self.start()
-        self.cpu_s = 0.0
         os.ftruncate(self._memory_fd, 0)
         os.lseek(self._memory_fd, 0, os.SEEK_SET)
-        cpu_before = self._cpu_s()
         try:
             self._converse(body, limits, lookup, on_tick)
-        except (OSError, psutil.Error) as error:
+        except OSError as error:
             self.kill()
             raise GraderKilled(*self._progress(), isinstance(error, GraderLimit)) from error
         except BaseException:
             self.kill()
             raise
-        self.cpu_s = self._cpu_s() - cpu_before
+        self._count_cpu()
+        self.memory_bytes = usage(self._pid).memory_bytes
         return self._progress()[0]
 
-    def memory_bytes(self) -> int:
-        return int(self._process.memory_info().rss) if self._pid else 0
+    def take_cpu_s(self) -> float:
+        """CPU seconds used since this was last asked, by graders and whatever they ran."""
+        taken_s, self._unreported_cpu_s = self._unreported_cpu_s, 0.0
+        return taken_s
+
+    def _count_cpu(self) -> None:
+        counted_s = tree_cpu_s(self._pid)
+        self._unreported_cpu_s += max(0.0, counted_s - self._counted_cpu_s)
+        self._counted_cpu_s = counted_s
 
     def kill(self) -> None:
         """End the grader and all that it started in its process group."""
         if not self._pid:
             return
+        self._count_cpu()
         for kill, target in ((os.killpg, self._pid), (os.kill, self._pid)):
             try:
                 kill(target, signal.SIGKILL)
@@ -180,22 +187,18 @@ class Grader:
                 first = self._sock.recv(LENGTH.size)
             except TimeoutError:
                 on_tick()
-                now_size = os.fstat(self._memory_fd).st_size
+                now_size, used = os.fstat(self._memory_fd).st_size, usage(self._pid)
                 if now_size != size:
-                    size, since, cpu_then = now_size, time.monotonic(), self._cpu_s()
-                elif time.monotonic() - since > limits.wall_s or self._cpu_s() - cpu_then > limits.cpu_s:
+                    size, since, cpu_then = now_size, time.monotonic(), used.cpu_s
+                elif time.monotonic() - since > limits.wall_s or used.cpu_s - cpu_then > limits.cpu_s:
                     raise GraderLimit("time limit of the grader") from None
-                if self.memory_bytes() > limits.memory_bytes:
+                if used.memory_bytes > limits.memory_bytes:
                     raise GraderLimit("memory limit of the grader") from None
                 continue
             if not first:
                 raise ConnectionResetError("the grader died")
             self._sock.settimeout(10.0)
             return receive_rest(self._sock, first)
-
-    def _cpu_s(self) -> float:
-        times = self._process.cpu_times()
-        return float(times.user + times.system)
 
     def _progress(self) -> tuple[list[Line], int | None]:
         """The finished lines, and the completion begun but not finished."""

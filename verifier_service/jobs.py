@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 1.0
 """How often a batch that is not answered yet is compared with the truth in Redis."""
+BACKLOG_S = 0.001
+"""A reply that came so fast was waiting already, and others may wait behind it."""
 JOIN_TRIES, JOIN_PAUSE_S = 10, 0.1
 """A request that another process has claimed but not yet enqueued is given this long."""
 
@@ -55,6 +57,8 @@ class Asked:
     body: bytes
     """As it was sent, to tell whether a `request_id` comes again with the same."""
     trace: str = ""
+    is_job: bool = False
+    """Not waited for: somebody comes back for the answer."""
 
 
 class Jobs:
@@ -78,6 +82,8 @@ class Jobs:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for batch in self._batches.values():
+            await self._put_away(batch)
 
     async def submit(self, asked: Asked) -> Batch:
         """Enqueue a batch, or join the one that has this `request_id` already. Raises `RequestConflict`."""
@@ -99,6 +105,7 @@ class Jobs:
     async def _begin(self, job_id: str, asked: Asked, singles: Sequence[Piece]) -> Batch:
         batch = Batch(job_id, self._layout(job_id, asked), singles)
         batch.trace = asked.trace
+        batch.lasting = asked.is_job or batch.layout.request_id is not None
         # Known to the listener first: a result can be faster than Redis's answer to the enqueueing.
         self._batches[job_id] = batch
         try:
@@ -153,11 +160,6 @@ class Jobs:
             batch.drop()
             await self._store.take_back(batch, even_running=False)
 
-    async def answered(self, batch: Batch) -> None:
-        """The verdicts are with the client; without a `request_id` nobody can ask again."""
-        if batch.layout.request_id is None:
-            await self._store.forget(batch)
-
     def _layout(self, job_id: str, asked: Asked) -> Layout:
         request, verifiers = asked.request, asked.verifiers
         settings = self._settings
@@ -195,11 +197,14 @@ class Jobs:
                 await self._reconcile(batch, late)
             except RedisError as error:
                 log.warning("job %s: the queue cannot be reached: %s", batch.job_id, error)
+        await self._put_away(batch)
         # Another batch has this id where a cancelled request was sent again.
         if self._batches.get(batch.job_id) is batch:
             del self._batches[batch.job_id]
+
+    async def _put_away(self, batch: Batch) -> None:
         if batch.finished:
-            await self._store.keep(batch)
+            await (self._store.keep(batch) if batch.lasting else self._store.forget(batch))
 
     async def _reconcile(self, batch: Batch, late: bool) -> None:
         await self._store.collect(batch)
@@ -221,14 +226,16 @@ class Jobs:
         keys = [lanes.reply_key(lane, self._store.api_id) for lane in lanes.LANES]
         while True:
             try:
+                asked_at = time.monotonic()
                 popped: Any = await self._redis.blpop(keys, timeout=5)
                 if popped is None:
                     continue
                 key, message = popped
                 self._hear(message)
-                further: Any = await self._redis.lpop(key, 100)
-                for message in further or ():
-                    self._hear(message)
+                if time.monotonic() - asked_at < BACKLOG_S:
+                    further: Any = await self._redis.lpop(key, 100)
+                    for message in further or ():
+                        self._hear(message)
             except (RedisError, OSError) as error:
                 log.warning("listener: the queue cannot be reached: %s", error)
                 await asyncio.sleep(0.2)

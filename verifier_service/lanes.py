@@ -72,7 +72,8 @@ def alone_id(chunk_id: str, position: int) -> str:
     return f"{alone_lane(lane_of(chunk_id))}-{job_id}-alone{position}"
 
 
-# KEYS record, payload, lease, held; ARGV chunk id, worker, lease ms, ttl s. Returns attempts and payload, nil if gone.
+# KEYS record, payload, lease, held; ARGV chunk id, worker, lease ms, ttl s. Returns attempts, payload and record,
+# nil if gone.
 CLAIM = """
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('LREM', KEYS[4], 1, ARGV[1])
@@ -81,7 +82,8 @@ end
 redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
 redis.call('EXPIRE', KEYS[1], ARGV[4])
 redis.call('EXPIRE', KEYS[2], ARGV[4])
-return {redis.call('HINCRBY', KEYS[1], 'attempts', 1), redis.call('GET', KEYS[2])}
+local attempts = redis.call('HINCRBY', KEYS[1], 'attempts', 1)
+return {attempts, redis.call('GET', KEYS[2]), redis.call('HGETALL', KEYS[1])}
 """
 
 # KEYS record, lease; ARGV worker, lease ms. Returns 1 while the chunk is wanted and still this worker's.

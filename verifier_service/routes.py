@@ -63,7 +63,6 @@ async def score(request: Request) -> Response:
     if not batch.finished:
         await service.jobs.abandon(batch)
         raise Refusal(409, "cancelled", "the job of this request was cancelled")
-    await service.jobs.answered(batch)
     return Response(batch.response_json(), media_type=JSON, headers={"Server-Timing": _timing(batch)})
 
 
@@ -76,7 +75,7 @@ async def score(request: Request) -> Response:
 async def submit_job(request: Request) -> Response:
     """Judge a batch without waiting for it."""
     service = service_of(request)
-    batch = await _submit(request, service)
+    batch = await _submit(request, service, is_job=True)
     # A job has no client that could go away, so it is never abandoned.
     batch.waiters += 1
     return Response(dump(JobAccepted(job_id=batch.job_id)), 202, media_type=JSON)
@@ -171,14 +170,15 @@ def _sampled(wanted: SampleRequest) -> list[SampledItem]:
     return items
 
 
-async def _submit(request: Request, service: Service) -> Batch:
+async def _submit(request: Request, service: Service, *, is_job: bool = False) -> Batch:
     body = await read_body(request, service.settings)
     asked = parse(ScoreRequest, body)
     request.state.request_id = asked.request_id
     verifiers = admit(asked, service.settings)
     await service.gauge.admit({verifier.lane for verifier in verifiers})
     try:
-        batch = await service.jobs.submit(Asked(asked, verifiers, request.state.owner, body, request.state.trace))
+        state = request.state
+        batch = await service.jobs.submit(Asked(asked, verifiers, state.owner, body, state.trace, is_job))
         service.gauge.count(batch.layout.chunks)
         return batch
     except RequestConflict:
@@ -202,7 +202,6 @@ async def _stream(service: Service, batch: Batch) -> AsyncIterator[bytes]:
                 return
             if open_slots:
                 await batch.change()
-        await service.jobs.answered(batch)
     finally:
         batch.waiters -= 1
         if not batch.settled():

@@ -5,6 +5,7 @@ job but ours before anything of it is imported; our worker, moreover, never call
 """
 
 import logging
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from redis import Redis
@@ -12,7 +13,7 @@ from rq import Queue
 from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
-from rq.utils import now
+from rq.utils import as_text, now
 
 from verifier_service.lanes import FUNCTION, lane_of, payload_key, queue_key
 
@@ -22,9 +23,13 @@ log = logging.getLogger(__name__)
 class GradingJob(Job):
     """A chunk's ticket in the queue: its id, nothing else."""
 
+    attempts = 0
+    """How often it was taken, this time included."""
+    payload = b""
+
     def restore(self, raw_data: Any) -> None:
-        super().restore(raw_data)
         try:
+            super().restore(raw_data)
             acceptable = self.func_name == FUNCTION and not self.args and not self.kwargs and self.instance is None
         except Exception:
             acceptable = False
@@ -41,11 +46,26 @@ class GradingJob(Job):
 
 
 class GradingQueue(Queue):
+    """One lane, as the worker that serves it sees it."""
+
     job_class = GradingJob
 
+    def __init__(self, lane: str, connection: Redis, take: Callable[[str], GradingJob | None]) -> None:
+        super().__init__(lane, connection=connection, serializer=JSONSerializer)
+        self._take = take
 
-def grading_queue(lane: str, connection: Redis) -> GradingQueue:
-    return GradingQueue(lane, connection=connection, serializer=JSONSerializer)
+    @classmethod
+    def dequeue_any(
+        cls, queues: Iterable[Queue], timeout: int | None, connection: Redis, *_args: Any, **_options: Any
+    ) -> tuple[Job, Queue] | None:
+        """RQ's, but that one command both reads the job and claims its chunk (`take`)."""
+        (queue,) = queues
+        assert isinstance(queue, GradingQueue)
+        while (moved := cls.lmove(connection, queue.key, timeout)) is not None:
+            job = queue._take(as_text(moved[1]))
+            if job is not None:
+                return job, queue
+        return None
 
 
 # RQ wants a connection in every object; this one is never used, everything goes through the pipeline given.

@@ -75,6 +75,7 @@ def _server(settings: Settings, redis_url: str) -> uvicorn.Server:
         create_app(settings, redis_url),
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=int(settings.drain_s),
     )
     return uvicorn.Server(config)

@@ -11,6 +11,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 def mend(json: bytes) -> bytes:
     """The same JSON with U+FFFD for every lone surrogate."""
-    if _SURROGATE.search(json):
+    # The plain search is ten times faster, and nearly always enough.
+    if (b"\\ud" in json or b"\\uD" in json) and _SURROGATE.search(json):
         return _ESCAPE.sub(lambda match: b"\\ufffd" if match[1] else match[0], json)
     return json

@@ -22,6 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
+from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
@@ -43,7 +44,7 @@ from verifier_service.chunks import (
 from verifier_service.grader import Grader, GraderKilled, GraderLimits, Line
 from verifier_service.grading import grader_limit
 from verifier_service.registry import verifier_for
-from verifier_service.rq_job import GradingJob, GradingQueue, grading_queue, put
+from verifier_service.rq_job import GradingJob, GradingQueue, put
 from verifier_service.settings import Settings
 from verifier_service.tracing import completed, set_up, span
 
@@ -84,7 +85,7 @@ class GradingWorker(SimpleWorker):
     def __init__(self, lane: lanes.Lane, name: str, redis_url: str, settings: Settings) -> None:
         connection = connect(redis_url)
         super().__init__(
-            [grading_queue(lane, connection)],
+            [GradingQueue(lane, connection, self._take)],
             name=name,
             connection=connection,
             job_class=GradingJob,
@@ -154,32 +155,45 @@ class GradingWorker(SimpleWorker):
         with contextlib.suppress(RedisError):
             super().teardown()  # type: ignore[no-untyped-call]
 
+    def _take(self, chunk_id: str) -> GradingJob | None:
+        """Claim a chunk that was just moved to this worker; None where there is nothing to grade."""
+        if lanes.lane_of(chunk_id) != self._lane:
+            return None
+        lease_ms = int(self._settings.lease_s * 1000)
+        claimed = self._claim(lanes.claim_keys(chunk_id), [chunk_id, self.name, lease_ms, RUN_TTL_S])
+        if claimed is None:
+            return None
+        attempts, payload, record = claimed
+        job = GradingJob(chunk_id, connection=self.connection, serializer=JSONSerializer)
+        try:
+            job.restore(dict(zip(record[::2], record[1::2], strict=True)))
+        except NoSuchJobError:
+            return None
+        if payload is None:
+            log.error("chunk %s has lost its payload", chunk_id)
+            self.connection.delete(lanes.record_key(chunk_id), lanes.lease_key(chunk_id))
+            self.connection.lrem(lanes.held_key(self._lane), 1, chunk_id)
+            return None
+        job.attempts, job.payload = attempts, payload
+        self._renewed_at, self._taken_at = time.monotonic(), datetime.now(UTC)
+        return job
+
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Grade one chunk. RQ calls this with every job it takes off the queue."""
+        assert isinstance(job, GradingJob)
         self.set_state("busy")
         try:
             self._grade(job)
         except Unwanted:
             log.info("chunk %s is no longer wanted", job.id)
         self.set_state("idle")
-        if self._grader.memory_bytes() > self._settings.recycle_memory_mb << 20:
+        if self._grader.memory_bytes > self._settings.recycle_memory_mb << 20:
             self._stop_requested = True
 
-    def _grade(self, job: Job) -> None:
-        lease_ms = int(self._settings.lease_s * 1000)
-        claimed = self._claim(lanes.claim_keys(job.id), [job.id, self.name, lease_ms, RUN_TTL_S])
-        if claimed is None:
-            return
-        attempts, payload = claimed
-        if payload is None:
-            log.error("chunk %s has lost its payload", job.id)
-            self.connection.delete(lanes.record_key(job.id), lanes.lease_key(job.id))
-            self.connection.lrem(lanes.held_key(self._lane), 1, job.id)
-            return
-        self._renewed_at, self._taken_at = time.monotonic(), datetime.now(UTC)
-        header, body = split_chunk(payload)
+    def _grade(self, job: GradingJob) -> None:
+        header, body = split_chunk(job.payload)
         with span("chunk", header.trace, lane=self._lane, completions=len(header.positions)) as trace:
-            lines, alone = self._judge(job.id, header, body, attempts)
+            lines, alone = self._judge(job.id, header, body, job.attempts)
             for line in lines.values():
                 completed(line.kind, trace, line.elapsed_s, outcome=line.outcome, reason=line.reason)
         self._report(job, header, lines, body, alone)
@@ -278,7 +292,7 @@ class GradingWorker(SimpleWorker):
             positions=[header.positions[index] for index in lines],
             tallies=dict(Counter(f"{line.kind} {line.outcome} {line.reason}" for line in lines.values())),
             judged=judged,
-            grading_cpu_s=self._grader.cpu_s,
+            grading_cpu_s=self._grader.take_cpu_s(),
             queue_s=max(0.0, (self._taken_at - queued_at).total_seconds()),
             cached=sum(line.copied for line in lines.values()),
         )

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import psutil
@@ -19,6 +20,7 @@ import redis
 from tests.verifier_service.service_process import environment, free_port
 from verifier_service.client import Client
 from verifier_service.embedded import find_redis
+from verifier_service.lanes import LANES, held_key
 from verifier_service.schemas import Item, Verdict
 
 # `time.time` of every process of the cluster is an hour ahead while this file exists.
@@ -98,6 +100,11 @@ class Cluster:
                 found += worker.children()
         return found
 
+    def held(self) -> int:
+        """Chunks in the hands of workers."""
+        with self.redis() as connection:
+            return sum(connection.llen(held_key(lane)) for lane in LANES)
+
     def heal(self) -> None:
         """Start whatever a test has left dead."""
         self.clock_jump.unlink(missing_ok=True)
@@ -125,6 +132,8 @@ class Load:
     poison: str | None = None
     """A completion put into the middle of every batch, which must come back `grader_limit`."""
     num_verdicts: int = 0
+    num_checked: ClassVar[int] = 0
+    """Verdicts of all loads of this process."""
     failures: list[str] = field(default_factory=list)
 
     def run(self, num_threads: int = 4, at_least: int = 150) -> "Load":
@@ -146,7 +155,9 @@ class Load:
         finally:
             stop.set()
             for thread in threads:
-                thread.join(600)
+                thread.join(900)
+            assert not any(thread.is_alive() for thread in threads)
+            Load.num_checked += self.num_verdicts
         assert self.failures == []
         assert self.num_verdicts > 0
 
