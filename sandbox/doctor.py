@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sandbox.errors import SandboxError
+from sandbox.languages import toolchains
 from sandbox.launch import Launch
+from sandbox.native import NativeRunner
 from sandbox.profiles import Profile
 from sandbox.slots import LEVELS, open_warm_process
-from sandbox.types import Limits
+from sandbox.types import ExecutionRequest, Limits
 from sandbox.warm import WarmProcess
 
 
@@ -54,6 +56,7 @@ def checks() -> list[Check]:
             _canary(process),
             *(_probe(process, name) for name in _PROBES),
             *_other_levels(),
+            *_languages(),
         ]
     finally:
         process.close()
@@ -92,6 +95,20 @@ def _probe(process: WarmProcess, name: str) -> Check:
         ended = running.wait()
     refusal = ended.stderr.decode(errors="replace").strip().rpartition("\n")[2]
     return Check(name, b"escaped" not in ended.stdout, refusal or "stopped")
+
+
+def _languages() -> list[Check]:
+    """A known-good program of each that was found."""
+    found = []
+    runner = NativeRunner(1)
+    for language, toolchain in toolchains().items():
+        try:
+            result = runner.execute(ExecutionRequest(toolchain.canary, language))
+            found.append(Check(f"language {language}", True, f"{1000 * result.cpu_time_s:.1f} ms of CPU", False))
+        except SandboxError as error:
+            found.append(Check(f"language {language}", False, str(error).partition("\n")[0], False))
+    runner.close()
+    return found
 
 
 def _other_levels() -> list[Check]:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from sandbox.errors import SandboxError
+from sandbox.profiles import WORK_DIRS_VARIABLE, Profile
+from sandbox.slots import open_warm_process
 from sandbox.types import MIB
 
 # The kernel executes a binary's loader as well.
@@ -181,5 +184,20 @@ def _version(toolchain: Toolchain) -> str:
     return f"{tool}:{tool.stat().st_size}:{tool.stat().st_mtime_ns}"
 
 
+@cache
+def _programs_can_write() -> bool:
+    """Whether programs have a work directory, which all but Python's need. Where this host cannot isolate, programs run
+    on another, of which nothing is known here; so it is, by its declaration, where one serves for workers elsewhere."""
+    if os.environ.get(WORK_DIRS_VARIABLE):
+        return True
+    try:
+        process = open_warm_process(Profile(preload=()))
+    except SandboxError:
+        return True
+    process.close()
+    return process.hello["work_dir"] is not None
+
+
 def available_languages() -> tuple[str, ...]:
-    return ("python", *toolchains())
+    """Those that this host can run, Python first."""
+    return ("python", *(toolchains() if _programs_can_write() else ()))

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from sandbox import languages
 from sandbox.launch import Ended, Launch
 from sandbox.profiles import WORK_DIRS_VARIABLE
 from sandbox.slots import Slots
 from sandbox.types import MIB
+from sandbox.warm import WarmProcess
 from tests.sandbox.runners import SHARED_UID, profile_of, require
 
 MOUNT = "mount -t tmpfs -o size=2m,mode=1777,nr_inodes=500 none"
@@ -48,6 +50,18 @@ def test_is_the_current_directory_and_sized(slots: Slots, mounted: Path) -> None
     assert run(slots, "import os; print(os.getcwd())").stdout.decode().strip() == str(mounted)
     filled = run(slots, "open('a', 'wb').write(b'x' * 3 * 2**20)")
     assert b"No space left" in filled.stderr
+
+
+@pytest.mark.parametrize("declared", [False, True])
+def test_languages_that_need_one_are_listed_where_there_is_one(monkeypatch: pytest.MonkeyPatch, declared: bool) -> None:
+    require("landlock")
+    monkeypatch.setattr(languages, "toolchains", lambda: {"c": None})
+    monkeypatch.setattr(languages, "open_warm_process", lambda profile: WarmProcess(profile, "landlock"))
+    monkeypatch.setenv(WORK_DIRS_VARIABLE, "/slots/0" if declared else "")
+    languages._programs_can_write.cache_clear()
+    assert languages.available_languages() == (("python", "c") if declared else ("python",))
+    monkeypatch.undo()
+    languages._programs_can_write.cache_clear()
 
 
 def test_is_empty_for_the_next(slots: Slots, mounted: Path) -> None:
