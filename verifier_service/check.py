@@ -1,8 +1,9 @@
 """`verifier check`: does a data set's own ground truth earn 1, and do answers that know nothing earn 0?
 
 For each row, beside what admission refuses: the ground truth given back, an empty answer, a random one, a hedged one
-("A or B or C") and one that lists all options. The last three are made from the ground truth, so that rows without one
-to give back (code, instructions) are only asked whether nothing earns nothing.
+("A or B or C") and one that lists all options. The last three are made from the ground truth. Rows without one to give
+back (code, instructions) may carry known-good `completions`, of which one must earn 1; what else can be told of such a
+row (a checker that refuses the expected output, instructions that contradict each other) its verifier tells.
 """
 
 import json
@@ -13,10 +14,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from verifier_service.errors import GradingError, TaskRefused
+from verifier_service.errors import CannotJudge, GradingError, TaskRefused
 from verifier_service.registry import parse_task
-from verifier_service.schemas import Task
-from verifier_service.verifier import AnyVerifier, HasOracle, Tools
+from verifier_service.schemas import Task, Verdict
+from verifier_service.verifier import AnyVerifier, HasFaults, HasOracle, Tools
 from verifier_service.verify import verify
 
 RANDOM_ANSWER = "vexillology 90817"
@@ -59,6 +60,7 @@ def check_line(number: int, line: bytes, tools: Tools) -> Checked:
     try:
         row = json.loads(line)
         row_id = None if row.get("id") is None else str(row["id"])
+        given = [str(completion) for completion in row.get("completions") or ()]
         verifier, task = parse_task(row["task"])
         oracle = verifier.oracle(task) if isinstance(verifier, HasOracle) else None
     except ValidationError as error:
@@ -68,23 +70,38 @@ def check_line(number: int, line: bytes, tools: Tools) -> Checked:
         return Checked((Fault(number, row_id, f"task.{error.field}: {error.message}"),))
     except (GradingError, ValueError, KeyError, TypeError, AttributeError) as error:
         return Checked((Fault(number, row_id, f"no task: {type(error).__name__}: {error}"),))
-    messages = list(_faults(verifier, task, oracle, tools))
-    return Checked(tuple(Fault(number, row_id, message) for message in messages), oracle is not None)
+    try:
+        messages = [*_given_back(verifier, task, oracle, given, tools), *_faults(verifier, task, oracle, tools)]
+    except CannotJudge as error:
+        messages = [f"cannot be judged ({error.reason}: {error.detail})"]
+    faults = tuple(Fault(number, row_id, message) for message in messages)
+    return Checked(faults, has_oracle=oracle is not None or bool(given))
+
+
+def _given_back(verifier: AnyVerifier, task: Task, oracle: str | None, given: list[str], tools: Tools) -> Iterator[str]:
+    verdicts = [verify(verifier, task, text, tools) for text in ([oracle] if oracle is not None else given)]
+    if verdicts and all(verdict.reward != 1.0 for verdict in verdicts):
+        what = "the ground truth given back" if oracle is not None else "the best of the completions given"
+        best = max(verdicts, key=lambda verdict: verdict.reward or 0.0)
+        yield f"{what} {_earns(best)}"
+
+
+def _earns(verdict: Verdict) -> str:
+    if verdict.reward is None:
+        detail = verdict.components.get("detail", "")
+        return f"cannot be judged ({verdict.reason}{': ' if detail else ''}{detail})"
+    return f"earns {verdict.reward:g} ({verdict.reason})"
 
 
 def _faults(verifier: AnyVerifier, task: Task, oracle: str | None, tools: Tools) -> Iterator[str]:
-    if oracle is not None:
-        verdict = verify(verifier, task, oracle, tools)
-        if verdict.reward != 1.0:
-            yield f"the ground truth given back earns {verdict.reward} ({verdict.reason})"
+    if isinstance(verifier, HasFaults):
+        yield from verifier.faults(task, tools)
     # What the library is known to overpay in part is listed in docs/logic.md, not row by row.
     allowed = 0.0 if getattr(task, "reward_mode", "strict") == "strict" else 0.999
     for name, completion in _cheats(verifier, task, oracle):
         verdict = verify(verifier, task, completion, tools)
-        if verdict.reward is None:
-            yield f"an answer that is {name} cannot be judged ({verdict.reason})"
-        elif verdict.reward > allowed:
-            yield f"an answer that is {name} earns {verdict.reward:g}"
+        if verdict.reward is None or verdict.reward > allowed:
+            yield f"an answer that is {name} {_earns(verdict)}"
 
 
 def _cheats(verifier: AnyVerifier, task: Task, oracle: str | None) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from verifier_service import extraction
 from verifier_service.errors import TaskRefused
 from verifier_service.registry import parse_task
 from verifier_service.sampling import ANSWER_FORMAT
-from verifier_service.schemas import SampledItem
+from verifier_service.schemas import Item, SampledItem
 
 Row = Mapping[str, Any]
 
@@ -38,7 +38,7 @@ class FileRefused(Exception):
     """The file cannot be read as rows; one line for the user."""
 
 
-def convert(name: str, row: Row) -> SampledItem:
+def convert(name: str, row: Row) -> SampledItem | Item:
     """The item of one row, its task admitted by its verifier. Raises `RowRefused`."""
     try:
         item = CONVERTERS[name](row)
@@ -117,7 +117,11 @@ def _eurus_code(row: Row) -> SampledItem:
     pairs = list(zip(truth["inputs"], truth["outputs"], strict=True))
     index = row.get("extra_info", {}).get("index")
     if truth.get("fn_name"):
-        tests = [{"args": _arguments(given), "expected": _returned(given, wanted)} for given, wanted in pairs]
+        wrapped = all(isinstance(wanted, list) and len(wanted) == 1 for _given, wanted in pairs)
+        tests = [
+            {"args": _arguments(given), "expected": wanted[0] if wrapped else _returned(given, wanted)}
+            for given, wanted in pairs
+        ]
         return _item(index, row["prompt"], kind="code", tests=tests, entry_point=truth["fn_name"])
     tests = [{"stdin": _lines(given), "stdout": _lines(wanted)} for given, wanted in pairs]
     return _item(index, row["prompt"], kind="code", tests=tests)
@@ -129,27 +133,34 @@ def _arguments(given: Any) -> list[Any]:
 
 
 def _returned(given: Any, wanted: Any) -> Any:
-    """JSON where the arguments are; a list of one value where they are a list."""
-    if isinstance(wanted, str) and isinstance(given, str):
-        return json.loads(wanted)
-    return wanted[0] if isinstance(wanted, list) and len(wanted) == 1 else wanted
+    """JSON where the arguments are. APPS wraps each output of a row in a list of one; the caller undoes that."""
+    return json.loads(wanted) if isinstance(wanted, str) and isinstance(given, str) else wanted
 
 
 def _lines(text: Any) -> str:
     return "\n".join(map(str, text)) if isinstance(text, list) else str(text)
 
 
-def _humaneval(row: Row) -> SampledItem:
+def _humaneval(row: Row) -> SampledItem | Item:
     check = f"{row['test']}\ncheck({row['entry_point']})\n"
     prompt = f"{FENCED} Complete this function:\n\n```python\n{row['prompt']}```"
-    return _item(row["task_id"], prompt, kind="code", tests=[{"assert": check}])
+    item = _item(row["task_id"], prompt, kind="code", tests=[{"assert": check}])
+    return _with_reference(item, f"{row['prompt']}{row['canonical_solution']}" if "canonical_solution" in row else None)
 
 
-def _mbpp(row: Row) -> SampledItem:
+def _mbpp(row: Row) -> SampledItem | Item:
     set_up = row.get("test_setup_code") or "\n".join(row.get("test_imports") or [])
     tests = [{"assert": f"{set_up}\n{test}".strip()} for test in row["test_list"]]
     prompt = f"{row.get('text') or row['prompt']}\n{FENCED} It must pass, for example:\n\n{row['test_list'][0]}"
-    return _item(row["task_id"], prompt, kind="code", tests=tests)
+    return _with_reference(_item(row["task_id"], prompt, kind="code", tests=tests), row.get("code"))
+
+
+def _with_reference(item: SampledItem, source: str | None) -> SampledItem | Item:
+    """With the row's own solution as a completion, where it has one: `verifier check` tries it."""
+    if source is None:
+        return item
+    completion = f"```python\n{source.strip()}\n```"
+    return Item(id=item.id, prompt=item.prompt, task=item.task, completions=[completion])
 
 
 def _ifeval(row: Row) -> SampledItem:
@@ -182,7 +193,7 @@ def _reasoning_gym(row: Row) -> SampledItem:
     return _item(None, f"{row['question'].rstrip()}\n\n{ANSWER_FORMAT}", kind="logic", dataset=dataset, entry=entry)
 
 
-CONVERTERS: Mapping[str, Callable[[Row], SampledItem]] = {
+CONVERTERS: Mapping[str, Callable[[Row], SampledItem | Item]] = {
     "deepscaler": _deepscaler,
     "eurus-2-code": _eurus_code,
     "scp-116k": _scp,
@@ -196,13 +207,13 @@ CONVERTERS: Mapping[str, Callable[[Row], SampledItem]] = {
 }
 
 
-def converted(name: str, path: Path, count: int | None, refused: list[str]) -> Iterator[SampledItem]:
+def converted(name: str, path: Path, count: int | None, refused: list[str]) -> Iterator[SampledItem | Item]:
     """Up to `count` items of the file's rows; the reasons of refused rows are appended to `refused`.
 
     Raises `FileRefused`.
     """
 
-    def usable() -> Iterator[SampledItem]:
+    def usable() -> Iterator[SampledItem | Item]:
         for number, row in enumerate(read_rows(path), 1):
             try:
                 item = convert(name, row)

@@ -12,7 +12,7 @@ from rich.progress import track
 from verifier_service import converters, puzzles, sampling
 from verifier_service.check import check_file
 from verifier_service.errors import TaskRefused
-from verifier_service.schemas import SampledItem
+from verifier_service.schemas import Item, SampledItem
 from verifier_service.tools import WorkerTools
 
 
@@ -36,7 +36,7 @@ def sample(arguments: argparse.Namespace) -> int:
     return 0 if written else 1
 
 
-def _sampled(arguments: argparse.Namespace, refused: list[str]) -> Iterator[SampledItem]:
+def _sampled(arguments: argparse.Namespace, refused: list[str]) -> Iterator[SampledItem | Item]:
     if arguments.kind in converters.CONVERTERS:
         if arguments.source is None:
             raise CommandRefused(f"{arguments.kind} is read from a file: give --from FILE")
@@ -54,7 +54,7 @@ def _sampled(arguments: argparse.Namespace, refused: list[str]) -> Iterator[Samp
     return iter(sampling.sample(dataset, arguments.seed, arguments.count or 1, config))
 
 
-def _write(items: Iterator[SampledItem], out: Path | None) -> int:
+def _write(items: Iterator[SampledItem | Item], out: Path | None) -> int:
     target = sys.stdout if out is None else out.open("w")
     try:
         written = 0

@@ -4,7 +4,7 @@ A verifier is split in two so that equal answers are judged once: `extract` take
 pure, linear time), `judge` decides about the answer alone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -88,6 +88,15 @@ class HasOracle(Protocol):
 
     def oracle(self, task: Any) -> str | None:
         """The task's ground truth as a completion; None where the task carries none that could be given back."""
+        ...
+
+
+@runtime_checkable
+class HasFaults(Protocol):
+    """What a verifier may offer beside `Verifier`, for `verifier check`."""
+
+    def faults(self, task: Any, tools: Tools) -> Iterator[str]:
+        """What is wrong with an admitted task, one line each; may run the task's own graders."""
         ...
 
 

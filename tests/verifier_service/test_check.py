@@ -17,6 +17,23 @@ MATH = {"kind": "math", "ground_truth": "17"}
 CHOICE = {"kind": "stem", "ground_truth": "B", "answer_type": "choice", "choices": ["red", "green", "blue"]}
 
 
+ECHO = {"kind": "code", "tests": [{"stdin": "4", "stdout": "4"}, {"stdin": "5", "stdout": "5"}]}
+DOUBLE = {"kind": "code", "entry_point": "double", "tests": [{"args": [2], "expected": 4}]}
+ACCEPTS_ALL = {"language": "python", "source": "pass"}
+ACCEPTS_NONE = {"language": "python", "source": "raise SystemExit(1)"}
+
+
+def fenced(source: str) -> str:
+    return f"```python\n{source}\n```"
+
+
+def instructed(*instructions: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    return {"kind": "instruction", "instructions": [{"id": name, "kwargs": given} for name, given in instructions]}
+
+
+NUM_WORDS = "length_constraints:number_words"
+
+
 @pytest.fixture(scope="module")
 def tools() -> Any:
     opened = WorkerTools()
@@ -43,7 +60,7 @@ def test_sound_rows_have_no_faults(task: dict[str, Any], tools: WorkerTools) -> 
                     "entry": {**GCD["entry"], "metadata": {"sorted_words": ["a", "b"]}},
                 }
             },  # type: ignore[dict-item]
-            "line 3: the ground truth given back earns 0.0",
+            "line 3: the ground truth given back cannot be judged (ground_truth: the scorer pays 0 for",
         ),
         (
             {"task": {**GCD, "dataset": "game_of_life_halting", "entry": {**GCD["entry"], "answer": "False"}}},  # type: ignore[dict-item]
@@ -54,6 +71,80 @@ def test_sound_rows_have_no_faults(task: dict[str, Any], tools: WorkerTools) -> 
 def test_broken_rows_say_why(row: dict[str, Any], fault: str, tools: WorkerTools) -> None:
     faults = check_line(3, json.dumps(row).encode(), tools).faults
     assert any(str(found).startswith(fault) for found in faults), [*map(str, faults)]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"task": ECHO},
+        {"task": ECHO, "completions": [fenced("print(input())")]},
+        {"task": ECHO, "completions": ["a wrong one", fenced("print(input())")]},
+        {"task": DOUBLE, "completions": [fenced("def double(x): return 2 * x")]},
+        {"task": {"kind": "code", "tests": [{"assert": "assert f(1) is None"}]}},
+        {"task": COMMA, "completions": ["None here."]},
+        {
+            "task": instructed(
+                (NUM_WORDS, {"relation": "at least", "num_words": 9}), ("change_case:english_capital", {})
+            )
+        },
+    ],
+)
+def test_sound_code_and_instructions_have_no_faults(row: dict[str, Any], tools: WorkerTools) -> None:
+    assert check_line(1, json.dumps(row).encode(), tools).faults == ()
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ({"task": ECHO, "completions": [fenced("print(4)")]}, "the best of the completions given earns 0.5"),
+        ({"task": COMMA, "completions": ["One, two."]}, "the best of the completions given earns 0"),
+        ({"task": {**ECHO, "tests": [{"stdin": "4", "stdout": ""}]}}, "a program that does nothing earns 1"),
+        ({"task": {**DOUBLE, "tests": [{"args": [2], "expected": None}]}}, "a program that does nothing earns 1"),
+        ({"task": {**ECHO, "checker": ACCEPTS_ALL}}, "tests.0: the checker accepts an empty output"),
+        ({"task": {**ECHO, "checker": ACCEPTS_NONE}}, "cannot be judged (ground_truth: the checker does not accept"),
+        (
+            {
+                "task": instructed(
+                    (NUM_WORDS, {"relation": "at least", "num_words": 9}),
+                    (NUM_WORDS, {"relation": "less than", "num_words": 9}),
+                )
+            },
+            "length_constraints:number_words: at least 9 and less than 9",
+        ),
+        (
+            {"task": instructed((NUM_WORDS, {"relation": "less than", "num_words": 0}))},
+            "length_constraints:number_words: at least 0 and less than 0",
+        ),
+        (
+            {
+                "task": instructed(
+                    ("keywords:existence", {"keywords": ["sun"]}),
+                    ("keywords:forbidden_words", {"forbidden_words": ["sun"]}),
+                )
+            },
+            "keywords:forbidden_words forbids 'sun'",
+        ),
+        (
+            {"task": instructed(("punctuation:no_comma", {}), ("startend:end_checker", {"end_phrase": "so, bye"}))},
+            "punctuation:no_comma forbids 'so, bye'",
+        ),
+        (
+            {
+                "task": instructed(
+                    ("change_case:english_capital", {}), ("language:response_language", {"language": "hi"})
+                )
+            },
+            "a response in 'hi' cannot be in English",
+        ),
+        (
+            {"task": instructed(("change_case:english_capital", {}), ("change_case:english_lowercase", {}))},
+            "change_case:english_capital and change_case:english_lowercase exclude each other",
+        ),
+    ],
+)
+def test_broken_code_and_instructions_say_why(row: dict[str, Any], fault: str, tools: WorkerTools) -> None:
+    faults = check_line(1, json.dumps(row).encode(), tools).faults
+    assert any(found.message.startswith(fault) for found in faults), [*map(str, faults)]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from verifier_service.check import Checked, check_line
 from verifier_service.converters import CONVERTERS, FileRefused, RowRefused, convert, converted, read_rows
+from verifier_service.tools import WorkerTools
 
 INTEGRAL = {"problem": "What is 1+1?", "solution": r"Adding gives $\boxed{2}$."}
 USER = [{"role": "user", "content": "Read n and print n+1."}]
@@ -102,6 +104,28 @@ def test_row_becomes_task(name: str, row: dict[str, Any], task: dict[str, Any]) 
 
 def test_every_converter_has_a_row() -> None:
     assert {name for name, _, _ in ROWS} == set(CONVERTERS)
+
+
+WRAPPED = {"fn_name": "add", "inputs": [[1, 2], [3, 4]], "outputs": [[3], [7]]}
+LISTS = {"fn_name": "evens", "inputs": [[[1, 2]], [[2, 4]]], "outputs": [[2], [2, 4]]}
+
+
+@pytest.mark.parametrize(("truth", "expected"), [(WRAPPED, [3, 7]), (LISTS, [[2], [2, 4]])])
+def test_outputs_wrapped_in_lists_are_unwrapped_for_a_whole_row(truth: dict[str, Any], expected: list[Any]) -> None:
+    tests: Any = convert("eurus-2-code", eurus(truth)).task["tests"]
+    assert [test["expected"] for test in tests] == expected
+
+
+@pytest.mark.parametrize(("name", "row"), [("humaneval", HUMANEVAL), ("mbpp", MBPP)])
+def test_reference_solutions_come_along_and_earn_everything(name: str, row: dict[str, Any]) -> None:
+    tools = WorkerTools()
+    try:
+        line = convert(name, row).model_dump_json().encode()
+        assert check_line(1, line, tools) == Checked((), has_oracle=True)
+        broken = convert(name, {**row, "canonical_solution": "    return 2\n", "code": "def double(x): return x"})
+        assert check_line(1, broken.model_dump_json().encode(), tools).faults
+    finally:
+        tools.close()
 
 
 def test_chat_prompts_stay_chats() -> None:

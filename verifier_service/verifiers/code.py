@@ -84,6 +84,16 @@ class CodeVerifier:
     def extract(self, task: CodeTask, text: str) -> str | None:
         return code_block(text, task.language)
 
+    def faults(self, task: CodeTask, tools: Tools) -> Iterator[str]:
+        for index, test in enumerate(task.tests):
+            # Where it does not, `accepts` tries the expected output as well.
+            if task.checker is not None and isinstance(test, StdinTest) and accepts(task.checker, test, b"", tools):
+                yield f"tests.{index}: the checker accepts an empty output"
+        if task.language == "python":
+            paid = self.judge(task, _idle(task), tools)
+            if paid.reward == 1.0 or (paid.reward and isinstance(task.tests[0], StdinTest)):
+                yield f"a program that does nothing earns {paid.reward:g}"
+
     def judge(self, task: CodeTask, answer: str, tools: Tools) -> Judgement:
         runs = list(_run_tests(task, answer, tools))
         statuses = [run.status for run in runs] + ["total_time_limit"] * (len(task.tests) - len(runs))
@@ -105,6 +115,11 @@ class CodeVerifier:
             reason = "total_time_limit" if timed_out else statuses[_first_failure(statuses)]
             return Judgement(0.0, reason, components)
         return Judgement(num_passed / len(task.tests), "some_tests_passed", components)
+
+
+def _idle(task: CodeTask) -> str:
+    """A program that computes nothing. Its function, where one is asked for, returns None, which can be right."""
+    return f"def {task.entry_point}(*args, **kwargs): pass" if task.entry_point else "pass"
 
 
 def _admit_language(field: str, language: str) -> None:
