@@ -1,7 +1,9 @@
 """Checkpoints: atomic, verified by hash, the last good ones kept; and the references, stored once an era.
 
-checkpoints/step-000120/  policy/ (a Hugging Face folder)  optimizer.pt  state.json  manifest.json
+checkpoints/step-000120/  policy/ (a Hugging Face folder)  optimizer/  rng.pt  state.json  manifest.json
 eras/era-2/               the reference of era 2 as a Hugging Face folder, with era.json
+
+All weights are safetensors, written by all ranks at once and read slice by slice, on any number of ranks.
 """
 
 import hashlib
@@ -14,12 +16,22 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from trainer.errors import CheckpointError, ConfigError
 from trainer.files import folder_atomically, sha256_of, sha256_of_folder
 from trainer.metrics import step_of
+from trainer.parallel import ALONE, Ranks
+from trainer.policy import Policy
 from trainer.state import RunState, state_from_json, state_to_json
+from trainer.tensor_files import (
+    load_optimizer,
+    load_policy,
+    rng_states,
+    save_optimizer,
+    save_policy,
+    set_rng_states,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +41,11 @@ Fingerprint = dict[str, Any]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read back; the policy stays in its folder."""
+    """A checkpoint that is whole; weights, optimizer and random states stay in its folder."""
 
     folder: Path
     state: RunState
     fingerprint: Fingerprint
-    optimizer: dict[str, Any]
-    """The optimizer's state_dict."""
 
     @property
     def policy_folder(self) -> Path:
@@ -43,30 +53,43 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run directory."""
+    """The checkpoints of one run directory. Rank 0 reads and judges; writing and `restore` are for all ranks."""
 
-    def __init__(self, run_dir: Path, keep: int) -> None:
+    def __init__(self, run_dir: Path, keep: int, ranks: Ranks = ALONE) -> None:
         self._folder = run_dir / "checkpoints"
         self._eras = run_dir / "eras"
         self._keep = keep
+        self._ranks = ranks
 
     def save(
         self,
-        model: PreTrainedModel,
+        policy: Policy,
         tokenizer: PreTrainedTokenizerBase,
         optimizer: torch.optim.Optimizer,
         state: RunState,
         fingerprint: Fingerprint,
     ) -> None:
         """Write the checkpoint of `state.step`, then remove what is no longer kept."""
-        with folder_atomically(self._of_step(state.step)) as folder:
-            save_model(model, tokenizer, folder / "policy")
-            torch.save({"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}, folder / "optimizer.pt")
-            (folder / "state.json").write_text(
-                json.dumps({"state": state_to_json(state), "fingerprint": fingerprint}), encoding="utf-8"
-            )
-            (folder / "manifest.json").write_text(json.dumps(sha256_of_folder(folder), indent=1), encoding="utf-8")
-        self._prune(state)
+        with self._ranks.folder(self._of_step(state.step)) as folder:
+            save_policy(policy, tokenizer, folder / "policy", self._ranks)
+            save_optimizer(policy, optimizer, folder / "optimizer", self._ranks)
+            rng = self._ranks.gather(rng_states())
+            if self._ranks.is_main:
+                torch.save(rng, folder / "rng.pt")
+                (folder / "state.json").write_text(
+                    json.dumps({"state": state_to_json(state), "fingerprint": fingerprint}), encoding="utf-8"
+                )
+                (folder / "manifest.json").write_text(json.dumps(sha256_of_folder(folder), indent=1), encoding="utf-8")
+        if self._ranks.is_main:
+            self._prune(state)
+
+    def restore(self, checkpoint: Checkpoint, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+        """Weights, optimizer and this rank's random state; a rank that was not there keeps the one it has."""
+        load_policy(policy, checkpoint.policy_folder)
+        load_optimizer(policy, optimizer, checkpoint.folder / "optimizer")
+        rng = torch.load(checkpoint.folder / "rng.pt", weights_only=True)
+        if self._ranks.rank < len(rng):
+            set_rng_states(rng[self._ranks.rank])
 
     def load_latest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole, None without any; damaged ones are passed over with a warning.
@@ -92,9 +115,7 @@ class Checkpoints:
             state = state_from_json(dumped["state"])
         except ValidationError as error:
             raise CheckpointError(f"{folder}: written by another version ({error.error_count()} errors)") from error
-        saved = torch.load(folder / "optimizer.pt", weights_only=True)
-        torch.set_rng_state(saved["rng"])
-        return Checkpoint(folder, state, dumped["fingerprint"], saved["optimizer"])
+        return Checkpoint(folder, state, dumped["fingerprint"])
 
     def load_before_trouble(self) -> Checkpoint:
         """The newest checkpoint in which no guard had begun to count. Raises CheckpointError without one."""
@@ -128,14 +149,13 @@ class Checkpoints:
             if step not in keep:
                 shutil.rmtree(self._of_step(step))
 
-    def save_era(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, era: int, note: dict[str, Any]
-    ) -> str:
+    def save_era(self, policy: Policy, tokenizer: PreTrainedTokenizerBase, era: int, note: dict[str, Any]) -> str:
         """Store an era's reference; returns the hash of its weights."""
-        with folder_atomically(self.era_folder(era)) as folder:
-            save_model(model, tokenizer, folder)
-            (folder / "era.json").write_text(json.dumps({"era": era, **note}), encoding="utf-8")
-        return weights_hash(self.era_folder(era))
+        with self._ranks.folder(self.era_folder(era)) as folder:
+            save_policy(policy, tokenizer, folder, self._ranks)
+            if self._ranks.is_main:
+                (folder / "era.json").write_text(json.dumps({"era": era, **note}), encoding="utf-8")
+        return self._ranks.on_main(lambda: weights_hash(self.era_folder(era)))
 
     def era_folder(self, era: int, expected_hash: str | None = None) -> Path:
         """The folder of an era's reference. Raises CheckpointError where its weights are not those expected."""
@@ -159,12 +179,6 @@ def verify_folder(folder: Path) -> None:
     if found != manifest:
         wrong = sorted(name for name in found.keys() | manifest.keys() if found.get(name) != manifest.get(name))
         raise CheckpointError(f"{folder}: damaged ({', '.join(wrong[:3])})")
-
-
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """A folder that transformers and vLLM load: safetensors, config, tokenizer with its chat template."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def weights_hash(folder: Path) -> str:

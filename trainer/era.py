@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from trainer.errors import ResetError
+from trainer.policy import copy_weights
 from trainer.prompts import DrawState
-from trainer.run import Run, copy_weights
+from trainer.run import Run
 from trainer.run_config import RunConfig
 from trainer.triggers import Cause, after_reset, due
 from trainer.update import make_optimizer
@@ -17,10 +18,12 @@ def apply_if_due(run: Run, config: RunConfig) -> Cause | None:
     if step >= run.config.num_steps:
         return None  # a reset nothing would follow
     stage_begins = any(s.with_reset and s.from_step == step + 1 for s in run.config.stages)
-    cause = Cause.STAGE if stage_begins else due(run.state.triggers, step, reset_file_waits(run), config.reset)
+    file_waits = run.ranks.on_main(lambda: reset_file_waits(run))
+    cause = Cause.STAGE if stage_begins else due(run.state.triggers, step, file_waits, config.reset)
     if cause is not None:
         hard_reset(run, cause, config)
-        (run.config.run_dir / "RESET").unlink(missing_ok=True)
+        if run.ranks.is_main:
+            (run.config.run_dir / "RESET").unlink(missing_ok=True)
     return cause
 
 
@@ -39,7 +42,7 @@ def hard_reset(run: Run, cause: Cause, config: RunConfig) -> None:
     """
     step = run.state.step
     if config.reset.source == "best" and run.state.best is not None and run.state.best.step < step:
-        copy_weights(run.load_policy_of(run.state.best.step), run.policy.model)
+        run.go_back_to_policy_of(run.state.best.step)
         run.push()
     begin_era(run, run.state.era + 1, cause)
     if config.reset.optimizer == "fresh":
@@ -60,9 +63,9 @@ def hard_reset(run: Run, cause: Cause, config: RunConfig) -> None:
 def begin_era(run: Run, era: int, cause: str) -> None:
     """Store the policy as the reference of `era` and make it the reference. Raises ResetError unless it is."""
     reference_hash = run.checkpoints.save_era(
-        run.policy.model, run.tokenizer, era, {"step": run.state.step, "cause": cause, "run": run.config.run_dir.name}
+        run.policy, run.tokenizer, era, {"step": run.state.step, "cause": cause, "run": run.config.run_dir.name}
     )
-    copy_weights(run.policy.model, run.reference.model)
+    copy_weights(run.policy, run.reference)
     difference = largest_difference(run.probe.by_policy(run.policy), run.probe.by_policy(run.reference))
     if difference != 0.0:
         raise ResetError(f"after the reset of step {run.state.step} policy and reference differ by {difference:.3g}")

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from trainer.engine.protocol import Engine, RolloutRequest, Sampling, sampling_seed
+from trainer.parallel import Ranks
 from trainer.passk import SetScore, blend, score_set
 from trainer.reward import RewardStats, Scorer
+from trainer.rollouts import roll_out
 from trainer.run import Run
 from trainer.run_config import ValidationConfig
 from trainer.triggers import Validation, observe_validation
@@ -48,6 +50,7 @@ def evaluate(
     sampling: Sampling,
     step: int,
     stats: RewardStats,
+    ranks: Ranks,
 ) -> ValidationScores | None:
     """Scores of the engine's policy; None where no reward of a set is known. `step` only names the requests.
 
@@ -61,7 +64,7 @@ def evaluate(
             )
             for i, (prompt, ids) in enumerate(sets[name])
         ]
-        groups = scorer.score(engine.rollout(requests, sampling), step, stats)
+        groups = roll_out(engine, scorer, requests, sampling, step, stats, ranks)
         rewards = [[rollout.reward for rollout in group.rollouts] for group in groups]
         if all(reward is None for row in rewards for reward in row):
             return None
@@ -80,7 +83,7 @@ def validate(run: Run) -> ValidationScores | None:
     assert config is not None  # asked for only where it is due
     stats = RewardStats()
     sampling = Sampling(config.temperature, run.config.sampling.max_tokens)
-    scores = evaluate(run.engine, run.scorer, run.validation_sets, config, sampling, run.state.step, stats)
+    scores = evaluate(run.engine, run.scorer, run.validation_sets, config, sampling, run.state.step, stats, run.ranks)
     if scores is None or stats.unknown_frac > run.config.reward.max_error_frac:
         return None
     found = Validation(run.state.step, scores.score, scores.error)

@@ -21,12 +21,16 @@ def folder_atomically(folder: Path) -> Iterator[Path]:
     yield temporary
     for path in temporary.rglob("*"):
         if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(path)
     if folder.exists():
         shutil.rmtree(folder)
     temporary.replace(folder)
     sync_directory(folder.parent)
+
+
+def sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_directory(folder: Path) -> None:

@@ -21,12 +21,14 @@ from trainer.files import folder_atomically
 from trainer.jsonl import read_jsonl, write_atomically
 from trainer.ledger import Ledger
 from trainer.metrics import METRICS_FILE, MetricsWriter
+from trainer.parallel import Ranks
 from trainer.policy import Policy, load_model, load_tokenizer
 from trainer.prompts import PromptSource, Sampler, encode_prompt, hold_out, load_source
 from trainer.reward import RewardClient, Scorer
 from trainer.rollouts import Collector
-from trainer.run import Run, torch_dtype
-from trainer.run_config import RunConfig, SourceConfig
+from trainer.run import Run
+from trainer.run_config import ModelConfig, RunConfig, SourceConfig
+from trainer.sharding import checkpoint_activations, shard
 from trainer.stage import is_below
 from trainer.state import RunState
 from trainer.types import Prompt
@@ -61,26 +63,19 @@ class Data:
         return hasher.hexdigest()
 
 
-def open_run(config: RunConfig, client: RewardClient, sample: Sampler) -> Run:
+def open_run(config: RunConfig, client: RewardClient, sample: Sampler, ranks: Ranks) -> Run:
     """A run ready for its next step; a new one has its first reference stored, but no checkpoint yet.
 
     Raises ConfigError for a config that cannot be run, CheckpointError for a run directory that cannot be continued.
     """
     use_cpu_well(config)
-    try:
-        config.run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"run_dir {config.run_dir}: {error.strerror}") from error
-    changes = changes_of(config)
-    checkpoints = Checkpoints(config.run_dir, config.checkpoint.keep)
-    checkpoint = checkpoints.load_latest()
-    if checkpoint is None and read_jsonl(config.run_dir / METRICS_FILE):
-        raise CheckpointError(f"{config.run_dir} has metrics but no checkpoint to go on from; use another run_dir")
-    training, validation = load_prompts(config, sample)
-    folder = checkpoint.policy_folder if checkpoint else first_model(config, training)
+    checkpoints = Checkpoints(config.run_dir, config.checkpoint.keep, ranks)
+    changes, checkpoint = ranks.on_main(lambda: (changes_of(config), latest(config, checkpoints)))
+    training, validation = ranks.main_first(lambda: load_prompts(config, sample))
+    folder = checkpoint.policy_folder if checkpoint else ranks.on_main(lambda: first_model(config, training))
     tokenizer = load_tokenizer(folder)
     data = tokenize(training, validation, tokenizer, config.sampling.max_prompt_tokens)
-    run = assemble(config, folder, tokenizer, data, checkpoints, checkpoint, client)
+    run = assemble(config, folder, tokenizer, data, checkpoints, checkpoint, client, ranks)
     if checkpoint:
         try:
             run.load_checkpoint(checkpoint)
@@ -89,8 +84,17 @@ def open_run(config: RunConfig, client: RewardClient, sample: Sampler) -> Run:
             raise
         run.note("resume", "killed" if run.state.step < config.num_steps else "again", changes)
     # Only now: a config that could not be opened binds nobody, and its changes are news until the ledger has them.
-    write_atomically(config.run_dir / CONFIG_FILE, tomli_w.dumps(config.as_source()))
+    if ranks.is_main:
+        write_atomically(config.run_dir / CONFIG_FILE, tomli_w.dumps(config.as_source()))
     return run
+
+
+def latest(config: RunConfig, checkpoints: Checkpoints) -> Checkpoint | None:
+    """The checkpoint to go on from. Raises CheckpointError where there was one and is no more."""
+    checkpoint = checkpoints.load_latest()
+    if checkpoint is None and read_jsonl(config.run_dir / METRICS_FILE):
+        raise CheckpointError(f"{config.run_dir} has metrics but no checkpoint to go on from; use another run_dir")
+    return checkpoint
 
 
 def assemble(
@@ -101,31 +105,56 @@ def assemble(
     checkpoints: Checkpoints,
     checkpoint: Checkpoint | None,
     client: RewardClient,
+    ranks: Ranks,
 ) -> Run:
     """The parts of a run, all with the weights in `folder`."""
-    dtype = torch_dtype(config)
-    policy, reference = (Policy(load_model(folder, dtype), config.sampling.temperature) for _ in range(2))
-    reference.model.requires_grad_(False)
-    engine = TorchEngine(load_model(folder, dtype), tokenizer, config.engine.max_rows)
+    policy, reference = make_policies(config, folder, ranks)
+    engine_model = load_model(folder, compute_dtype(config.model, ranks))
+    torch.nn.Module.to(engine_model, ranks.device)
+    engine = TorchEngine(engine_model, tokenizer, config.engine.max_rows)
     scorer = Scorer(client, config.reward, config.run_dir.name)
     first = [data.prompt_ids[p.id] for prompts in data.training.values() for p in prompts[:NUM_PROBES]]
     return Run(
         config=config,
+        ranks=ranks,
         policy=policy,
         reference=reference,
         tokenizer=tokenizer,
         optimizer=make_optimizer(policy.parameters(), config.optimizer),
         engine=engine,
         scorer=scorer,
-        collector=Collector(PromptSource(data.training, config.seed), data.prompt_ids, engine, scorer),
+        collector=Collector(PromptSource(data.training, config.seed), data.prompt_ids, engine, scorer, ranks),
         validation_sets={n: [(p, data.prompt_ids[p.id]) for p in ps] for n, ps in data.validation.items()},
         probe=Probe.of(first[:NUM_PROBES], len(tokenizer)),
         data_hash=data.digest(),
         checkpoints=checkpoints,
         ledger=Ledger(config.run_dir),
-        metrics=MetricsWriter(config.run_dir, checkpoint.state.step if checkpoint else -1),
+        metrics=MetricsWriter(config.run_dir, checkpoint.state.step if checkpoint else -1) if ranks.is_main else None,
         state=RunState(),
     )
+
+
+def make_policies(config: RunConfig, folder: Path | str, ranks: Ranks) -> tuple[Policy, Policy]:
+    """The policy and its frozen reference, split alike over the ranks; on one CPU in one piece."""
+    weights, compute = getattr(torch, config.model.dtype), compute_dtype(config.model, ranks)
+    policy, reference = (Policy(load_model(folder, d), config.sampling.temperature) for d in (weights, compute))
+    reference.requires_grad_(False)
+    if config.model.checkpoint_activations:
+        checkpoint_activations(policy.model)
+    if ranks.size > 1 or ranks.device.type == "cuda":
+        shard(policy, ranks, compute)
+        shard(reference, ranks, compute, offload=config.model.offload_reference)
+    elif compute != weights:
+        raise ConfigError("model.compute_dtype: on one CPU it is that of the weights")
+    return policy, reference
+
+
+def compute_dtype(config: ModelConfig, ranks: Ranks) -> torch.dtype:
+    name = config.compute_dtype
+    if name == "auto":
+        name = "bfloat16" if ranks.device.type == "cuda" else config.dtype
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def use_cpu_well(config: RunConfig) -> None:
@@ -136,7 +165,11 @@ def use_cpu_well(config: RunConfig) -> None:
 
 
 def changes_of(config: RunConfig) -> dict[str, Any]:
-    """What changed since the run was last opened. Raises ConfigError for a fixed key."""
+    """What changed since the run was last opened. Raises ConfigError for a fixed key, or no place to write."""
+    try:
+        config.run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"run_dir {config.run_dir}: {error.strerror}") from error
     path = config.run_dir / CONFIG_FILE
     if not path.exists():
         return {}

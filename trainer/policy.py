@@ -4,24 +4,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from trainer.attention import lay_out
 from trainer.errors import ConfigError
+from trainer.head import head_logprobs
+from trainer.parallel import local, whole
 from trainer.types import Microbatch
 
 logging.disable_progress_bar()
 
-LOGIT_BUDGET = 2**26
-"""Logits alive at once (float32: 256 MiB). The head runs over chunks of tokens of this many logits."""
 
+class Policy(torch.nn.Module):
+    """A causal model as a function from microbatches to log-probabilities at the sampling temperature.
 
-class Policy:
-    """A causal model as a function from microbatches to log-probabilities at the sampling temperature."""
+    A module around the model, so that `sharding.shard` puts embedding and head together for the whole of `forward`.
+    """
+
+    num_ranks = 1
+    """Over which the parameters are split; gradients become means over them."""
+    compute_dtype: torch.dtype | None = None
+    """None: that of the weights."""
 
     def __init__(self, model: PreTrainedModel, temperature: float) -> None:
+        super().__init__()
         model.set_attn_implementation("packed")
         self.model = model.eval()  # no dropout: the ratio to the sampler's log-probabilities would be noise
         self.temperature = temperature
@@ -30,19 +37,21 @@ class Policy:
     def device(self) -> torch.device:
         return torch.device(self.model.device)
 
-    def parameters(self) -> list[torch.nn.Parameter]:
-        return list(self.model.parameters())
-
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every tensor by its Hugging Face name, tied ones under each of their names."""
-        yield from self.model.state_dict().items()
+        """Every tensor by its Hugging Face name, tied ones under each of their names, in the dtype of the computation.
+
+        Only one at a time is whole. All ranks have to go through all of them, also those that push nothing.
+        """
+        for name, tensor in self.model.state_dict().items():
+            yield name, whole(tensor.to(self.compute_dtype or tensor.dtype))
 
     def logprobs(self, batch: Microbatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probability of each completion token and entropy of its distribution, nats, both float32 [N].
+        """Log-probability of each completion token and entropy of its distribution, nats, both float32 [N]."""
+        found: tuple[torch.Tensor, torch.Tensor] = self(batch)
+        return found
 
-        Only hidden states that predict a completion token reach the head; in float32, a chunk of tokens at a time,
-        each chunk computed again in the backward pass, so that memory does not grow with vocabulary times length.
-        """
+    def forward(self, batch: Microbatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Only hidden states that predict a completion token reach the head."""
         hidden = (
             self.model.base_model(
                 input_ids=batch.input_ids[None],
@@ -53,28 +62,14 @@ class Policy:
             .last_hidden_state[0]
             .index_select(0, batch.predict_at)
         )
-        weight = self.model.get_output_embeddings().weight
-        chunk = max(1, LOGIT_BUDGET // weight.shape[0])
-        if len(batch.targets) <= chunk:
-            return token_logprobs(hidden, weight, batch.targets, self.temperature)
-        parts = [
-            checkpoint(token_logprobs, h, weight, t, self.temperature, use_reentrant=False)
-            for h, t in zip(hidden.split(chunk), batch.targets.split(chunk), strict=True)
-        ]
-        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+        return head_logprobs(hidden, self.model.get_output_embeddings().weight, batch.targets, self.temperature)
 
 
-def token_logprobs(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """hidden [N, D], weight [V, D], targets [N] -> log softmax(hidden weight^T / temperature)[target], entropy; [N].
-
-    The entropy is a measurement and carries no gradient.
-    """
-    logprobs = torch.log_softmax((hidden.float() @ weight.float().T) / temperature, dim=-1)
-    with torch.no_grad():
-        entropy = -(logprobs.exp() * logprobs).sum(-1)
-    return logprobs.gather(-1, targets[:, None])[:, 0], entropy
+@torch.no_grad()
+def copy_weights(source: Policy, target: Policy) -> None:
+    """Same architecture, split alike: shard by shard, no communication. The target's tensors stay the same ones."""
+    for theirs, own in zip(source.parameters(), target.parameters(), strict=True):
+        local(own).copy_(local(theirs))
 
 
 def load_model(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:

@@ -39,6 +39,15 @@ class RewardStats:
     """Time with at least one request under way, hidden or not."""
     verifier_versions: dict[str, str] = field(default_factory=dict)
 
+    def add(self, shares: "Sequence[RewardStats]") -> None:
+        """What the ranks did at the same time: completions add up, of times the longest counts."""
+        for name in ("num_completions", "num_unknown"):
+            setattr(self, name, getattr(self, name) + sum(getattr(share, name) for share in shares))
+        for name in ("generate_s", "wait_s", "busy_s"):
+            setattr(self, name, getattr(self, name) + max(getattr(share, name) for share in shares))
+        for share in shares:
+            self.verifier_versions |= share.verifier_versions
+
     @property
     def unknown_frac(self) -> float:
         return self.num_unknown / self.num_completions if self.num_completions else 0.0

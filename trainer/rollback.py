@@ -17,10 +17,11 @@ def act_on(alarm: Alarm, run: Run) -> None:
     if alarm.action == "stop":
         raise GuardError(f"step {run.state.step}: {alarm.message}")
     num_rollbacks = run.state.guards.num_rollbacks  # this one counted, by the guard
-    run.load_checkpoint(run.checkpoints.load_before_trouble())
+    run.load_checkpoint(run.ranks.on_main(run.checkpoints.load_before_trouble))
     run.state = replace(run.state, guards=replace(run.state.guards, num_rollbacks=num_rollbacks))
     run.note("rollback", alarm.message)
-    run.checkpoints.remove_after(run.state.step)
+    run.ranks.on_main(lambda: run.checkpoints.remove_after(run.state.step))
     run.save()
-    run.metrics.close()
-    run.metrics = MetricsWriter(run.config.run_dir, run.state.step)
+    if run.metrics is not None:
+        run.metrics.close()
+        run.metrics = MetricsWriter(run.config.run_dir, run.state.step)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from trainer.engine.protocol import Engine, RolloutRequest, Sampling, sampling_seed
 from trainer.filter import Refill, add_round, finish, num_to_ask, start_refill
 from trainer.overlong import apply_overlong
+from trainer.parallel import ALONE, Ranks
 from trainer.prompts import PromptSource
 from trainer.reward import RewardStats, Scorer
 from trainer.run_config import RunConfig
@@ -30,16 +31,39 @@ class Collected:
     """Prompts drawn since the run began."""
 
 
+def roll_out(
+    engine: Engine,
+    scorer: Scorer,
+    requests: Sequence[RolloutRequest],
+    sampling: Sampling,
+    step: int,
+    stats: RewardStats,
+    ranks: Ranks,
+) -> list[RolloutGroup]:
+    """The judged groups of all requests, in prompt order, on every rank; each asks its own engine for its share."""
+    own = RewardStats()
+    groups = scorer.score(engine.rollout(requests[ranks.rank :: ranks.size], sampling), step, own)
+    shares = ranks.gather((groups, own))
+    stats.add([share for _, share in shares])
+    return sorted((group for groups, _ in shares for group in groups), key=lambda group: group.index)
+
+
 class Collector:
     """Draws, rolls out, scores."""
 
     def __init__(
-        self, prompts: PromptSource, prompt_ids: dict[str, tuple[int, ...]], engine: Engine, scorer: Scorer
+        self,
+        prompts: PromptSource,
+        prompt_ids: dict[str, tuple[int, ...]],
+        engine: Engine,
+        scorer: Scorer,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.prompts = prompts
         self._prompt_ids = prompt_ids
         self._engine = engine
         self._scorer = scorer
+        self._ranks = ranks
 
     def collect(self, step: int, state: RunState, config: RunConfig) -> Collected:
         """Groups of one step; the prompt source moves on, `state` is only read."""
@@ -54,7 +78,7 @@ class Collector:
             # A rollback must not sample its way into the same trouble again.
             seed_of = f"{config.seed}+{state.guards.num_rollbacks}"
             requests = self.requests(drawn, num_prompts, seed_of, step, config.group_size, visits)
-            groups = self._scorer.score(self._engine.rollout(requests, sampling), step, rewards)
+            groups = roll_out(self._engine, self._scorer, requests, sampling, step, rewards, self._ranks)
             groups = [apply_overlong(g, config.sampling.max_tokens, step, config.overlong) for g in groups]
             for group in groups:
                 self.prompts.record(group.prompt.id, all(r.reward == 1.0 for r in group.rollouts))

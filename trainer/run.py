@@ -1,27 +1,32 @@
 """A run and its parts, and how it goes back to a checkpoint, proven to be the same."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from trainer.checkpoint import Checkpoint, Checkpoints, Fingerprint
 from trainer.engine.protocol import Engine
 from trainer.errors import CheckpointError
 from trainer.ledger import Ledger, LedgerEvent, read_ledger
-from trainer.metrics import MetricsWriter
-from trainer.policy import Policy, load_model
+from trainer.metrics import MetricsWriter, write_rollouts
+from trainer.parallel import Ranks
+from trainer.policy import Policy, copy_weights
 from trainer.reward import Scorer
 from trainer.rollouts import Collector
 from trainer.run_config import RunConfig
 from trainer.stage import with_settings
 from trainer.state import RunState
-from trainer.types import Prompt
+from trainer.tensor_files import load_policy
+from trainer.types import Prompt, RolloutGroup
 from trainer.weight_sync import Probe, largest_difference, push_weights
+
+MAX_ROLLOUT_GROUPS = 64
+"""Groups written to `rollouts/` a step: a sample to read, not an archive."""
 
 
 @dataclass
@@ -29,6 +34,7 @@ class Run:
     """Everything the loop works with. `state` is what a checkpoint remembers, the rest is made again."""
 
     config: RunConfig
+    ranks: Ranks
     policy: Policy
     reference: Policy
     tokenizer: PreTrainedTokenizerBase
@@ -41,7 +47,8 @@ class Run:
     data_hash: str
     checkpoints: Checkpoints
     ledger: Ledger
-    metrics: MetricsWriter
+    metrics: MetricsWriter | None
+    """None on all ranks but the first."""
     state: RunState
 
     def fingerprint(self) -> Fingerprint:
@@ -54,15 +61,24 @@ class Run:
         }
 
     def save(self) -> None:
-        self.checkpoints.save(self.policy.model, self.tokenizer, self.optimizer, self.state, self.fingerprint())
+        self.checkpoints.save(self.policy, self.tokenizer, self.optimizer, self.state, self.fingerprint())
 
     def push(self) -> float:
         """Give the engine the policy's weights; returns the largest difference of log-probabilities."""
         tolerance = self.config.engine.sync_tolerance
-        return push_weights(self.policy, self.engine, self.state.step, self.probe, tolerance)
+        return max(self.ranks.gather(push_weights(self.policy, self.engine, self.state.step, self.probe, tolerance)))
+
+    def write(self, metrics: Mapping[str, Any], judged: Sequence[RolloutGroup]) -> None:
+        """The step's line of metrics, and its rollouts where they are due."""
+        if self.metrics is not None:
+            self.metrics.write(metrics)
+            if self.state.step % self.config.checkpoint.rollouts_every_steps == 0:
+                write_rollouts(self.config.run_dir, self.state.step, judged, MAX_ROLLOUT_GROUPS)
 
     def note(self, event: str, cause: str, changes: dict[str, Any] | None = None, parent: str | None = None) -> None:
         """A line in the ledger."""
+        if not self.ranks.is_main:
+            return
         self.ledger.append(
             LedgerEvent.model_validate(
                 {
@@ -88,11 +104,12 @@ class Run:
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Weights, optimizer and state back in place, the engine's too. Raises CheckpointError where they differ."""
-        dtype = torch_dtype(self.config)
-        reference = self.checkpoints.era_folder(checkpoint.state.era, checkpoint.state.reference_hash)
-        copy_weights(load_model(checkpoint.policy_folder, dtype), self.policy.model)
-        copy_weights(load_model(reference, dtype), self.reference.model)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+        state = checkpoint.state
+        reference = self.ranks.on_main(lambda: self.checkpoints.era_folder(state.era, state.reference_hash))
+        # By way of the policy, which has the shards and the dtype that the files have.
+        load_policy(self.policy, reference)
+        copy_weights(self.policy, self.reference)
+        self.checkpoints.restore(checkpoint, self.policy, self.optimizer)
         self.state = checkpoint.state
         self.collector.prompts.state = checkpoint.state.draws
         self.push()
@@ -123,7 +140,8 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the ledger already says so of this step."""
-        return any(e.event == "finish" and e.step == self.state.step for e in read_ledger(self.config.run_dir))
+        step, run_dir = self.state.step, self.config.run_dir
+        return self.ranks.on_main(lambda: any(e.event == "finish" and e.step == step for e in read_ledger(run_dir)))
 
     def parent(self) -> str | None:
         """Where the run began from another run's era: which."""
@@ -133,13 +151,14 @@ class Run:
         era = json.loads(note.read_text(encoding="utf-8"))
         return f"{era['run']} era {era['era']} step {era['step']}"
 
-    def load_policy_of(self, step: int) -> PreTrainedModel:
-        """The policy of a step whose checkpoint is kept."""
-        return load_model(self.checkpoints.load(step).policy_folder, torch_dtype(self.config))
+    def go_back_to_policy_of(self, step: int) -> None:
+        """Give the policy the weights of a step whose checkpoint is kept."""
+        load_policy(self.policy, self.ranks.on_main(lambda: self.checkpoints.load(step)).policy_folder)
 
     def close(self) -> None:
         self.scorer.close()
-        self.metrics.close()
+        if self.metrics is not None:
+            self.metrics.close()
 
 
 def check_fingerprint(stored: Fingerprint, found: Fingerprint, tolerance: float) -> None:
@@ -152,16 +171,3 @@ def check_fingerprint(stored: Fingerprint, found: Fingerprint, tolerance: float)
             raise CheckpointError(
                 f"the {name} restored differs from the one saved: log-probabilities by {difference:.3g}"
             )
-
-
-@torch.no_grad()
-def copy_weights(source: torch.nn.Module, target: torch.nn.Module) -> None:
-    """Same architecture; the target's tensors stay the same objects, so optimizer and ties hold."""
-    own = target.state_dict()
-    for name, tensor in source.state_dict().items():
-        own[name].copy_(tensor)
-
-
-def torch_dtype(config: RunConfig) -> torch.dtype:
-    dtype: torch.dtype = getattr(torch, config.model.dtype)
-    return dtype

@@ -51,6 +51,12 @@ class ModelConfig(Section):
     """Make the demo's model instead."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights that are trained. At a learning rate of 1e-6 bfloat16 weights lose updates."""
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of layers and activations; `auto`: bfloat16 on a GPU, elsewhere that of the weights."""
+    checkpoint_activations: bool = False
+    """Keep one tensor a layer for the backward pass and compute the rest again: a third more work, far less memory."""
+    offload_reference: bool = False
+    """Keep the reference in host memory: slower KL, less GPU memory."""
     num_threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of torch, 0: as torch finds best. A fixed number makes a CPU run repeat bit for bit."""
 

@@ -12,8 +12,8 @@ from trainer.era import apply_if_due, begin_era
 from trainer.evaluate import validate, validation_is_due
 from trainer.guard import watch
 from trainer.measure import Clock, step_metrics, watched
-from trainer.metrics import write_rollouts
 from trainer.opening import open_run
+from trainer.parallel import Ranks, join_ranks
 from trainer.progress import Progress
 from trainer.prompts import Sampler
 from trainer.reward import RewardClient
@@ -26,19 +26,24 @@ from trainer.triggers import observe_step
 from trainer.types import UpdateStats
 from trainer.update import configure, update_policy
 
-MAX_ROLLOUT_GROUPS = 64
-"""Groups written to `rollouts/` a step: a sample to read, not an archive."""
-
 
 def train(config: RunConfig, client: RewardClient, sample: Sampler, progress: Progress) -> Run:
-    """Train to the end, or go on where the run directory's last checkpoint stands."""
-    run = open_run(config, client, sample)
+    """Train to the end, or go on where the run directory's last checkpoint stands; on every rank of the run."""
+    with join_ranks() as ranks:
+        return train_on(ranks, config, client, sample, progress)
+
+
+def train_on(ranks: Ranks, config: RunConfig, client: RewardClient, sample: Sampler, progress: Progress) -> Run:
+    run = open_run(config, client, sample, ranks)
     try:
-        if not run.checkpoints.steps():
+        if not ranks.on_main(run.checkpoints.steps):
             begin(run)
-        progress.begin(run.state, config)
+        if ranks.is_main:
+            progress.begin(run.state, config)
         while run.state.step < config.num_steps:
-            progress.show(train_step(run))
+            metrics = train_step(run)
+            if ranks.is_main:
+                progress.show(metrics)
         if not run.finished:
             run.note("finish", "all steps done")
     finally:
@@ -60,11 +65,12 @@ def train_step(run: Run) -> dict[str, Any]:
     # Rewards that are mostly unknown say nothing, or something biased: the step passes, the policy stays.
     trusted = collected.rewards.unknown_frac <= config.reward.max_error_frac
     samples = assign_advantages(collected.groups, config.advantage) if trusted else []
-    batches = build_batches(samples, config.updates_per_step, config.tokens_per_microbatch)
+    ranks = run.ranks
+    batches = build_batches(samples, config.updates_per_step, config.tokens_per_microbatch, ranks.rank, ranks.size)
     configure(run.optimizer, config.optimizer, step - run.state.triggers.era_start_step)
     with clock.measure("update"):
         stats = update_policy(
-            run.policy, run.reference, run.optimizer, batches, config.loss, config.optimizer.max_grad_norm
+            run.policy, run.reference, run.optimizer, batches, config.loss, config.optimizer.max_grad_norm, ranks
         )
     run.state = advance(run, step, collected, stats, config)
     with clock.measure("sync"):
@@ -72,10 +78,8 @@ def train_step(run: Run) -> dict[str, Any]:
         sync_difference = run.push()
     scores = validate(run) if validation_is_due(run, step) else None
 
-    metrics = step_metrics(run.state, collected, stats, clock, sync_difference, scores)
-    run.metrics.write(metrics)
-    if step % config.checkpoint.rollouts_every_steps == 0:
-        write_rollouts(run.config.run_dir, step, collected.judged, MAX_ROLLOUT_GROUPS)
+    metrics = ranks.gather(step_metrics(run.state, collected, stats, clock, sync_difference, scores))[0]
+    run.write(metrics, collected.judged)
 
     guards, alarm = watch(run.state.guards, watched(metrics, stats), config.guard)
     run.state = replace(run.state, guards=guards)

@@ -10,15 +10,19 @@ import torch
 from trainer.batch import to_device
 from trainer.config import LossConfig
 from trainer.loss import GlobalCounts, LossInputs, policy_loss
+from trainer.parallel import ALONE, Ranks, whole
 from trainer.policy import Policy
 from trainer.run_config import OptimizerConfig
+from trainer.sharding import sync_gradients
 from trainer.types import Microbatch, TrainingBatch, UpdateStats
 
 
 def make_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW with nothing in its state."""
+    parameters = list(parameters)
     return torch.optim.AdamW(
         parameters,
+        fused=all(p.is_cuda for p in parameters),
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
@@ -53,8 +57,9 @@ def update_policy(
     batches: Sequence[TrainingBatch],
     loss_config: LossConfig,
     max_grad_norm: float,
+    ranks: Ranks = ALONE,
 ) -> UpdateStats:
-    """One optimizer step a batch. Log-probabilities before the first step are the old ones of all.
+    """One optimizer step a batch, all ranks together. Log-probabilities before the first step are the old ones of all.
 
     The first batch meets the policy unchanged, so its old log-probabilities are its own and need no pass; the
     reference is asked only where the KL has a weight.
@@ -70,19 +75,21 @@ def update_policy(
         counts = GlobalCounts(batch.num_loss_tokens, batch.num_sequences)
         optimizer.zero_grad(set_to_none=True)
         for row in rows:
+            sync_gradients(policy, row is rows[-1])
             for name, value in _backward(policy, row, counts, loss_config).items():
                 sums[name] += value * batch.num_loss_tokens
-        grad_norms.append(float(torch.nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm)))
+        grad_norms.append(float(whole(torch.nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm))))
         if math.isfinite(grad_norms[-1]):  # else the policy would be lost; the guard of the norm counts the step
             optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     num_tokens = sum(batch.num_loss_tokens for batch in batches)
+    shares = ranks.gather(dict(sums))
     return UpdateStats(
         num_updates=len(batches),
         num_loss_tokens=num_tokens,
         grad_norm=sum(grad_norms) / len(grad_norms) if grad_norms else float("nan"),
         learning_rate=optimizer.param_groups[0]["lr"],
-        means={name: value / max(num_tokens, 1) for name, value in sums.items()},
+        means={name: sum(share[name] for share in shares) / max(num_tokens, 1) for name in sums},
     )
 
 
@@ -109,5 +116,5 @@ def _backward(policy: Policy, row: _Row, counts: GlobalCounts, config: LossConfi
         sequence_ids=row.batch.sequence_ids,
     )
     loss, metrics = policy_loss(inputs, counts, config)
-    loss.backward()
+    (loss * policy.num_ranks).backward()  # ranks take the mean of their gradients, and the loss is a sum over them
     return {name: float(value) for name, value in metrics.items()}

@@ -1,8 +1,13 @@
 """Packing."""
 
+import itertools
+import random
+from collections.abc import Sequence
+
+import pytest
 import torch
 
-from trainer.batch import build_batch, build_batches, fill_rows, num_tokens, pack
+from trainer.batch import balance, build_batch, build_batches, cost, pack
 from trainer.types import TrainingSample
 
 
@@ -32,12 +37,83 @@ def test_two_sequences_by_hand() -> None:
     assert batch.rollout_logprobs.dtype == torch.float32
 
 
-def test_rows_hold_every_sample_once_within_the_budget() -> None:
-    samples = [sample(g, 1 + g % 3, 1 + g * 7 % 11) for g in range(40)] + [sample(40, 5, 60)]
-    rows = fill_rows(samples, 32)
-    assert sorted(s.group_index for row in rows for s in row) == list(range(41))
-    assert all(sum(map(num_tokens, row)) <= 32 or len(row) == 1 for row in rows)
-    assert len(rows) <= 1 + -(-sum(map(num_tokens, samples[:40])) // 32) * 1.3
+def rows_of(lengths: Sequence[int], max_tokens: int, num_ranks: int) -> list[list[int]]:
+    """All rows, after checking what holds of any: the same number on every rank, every sequence once, none too full."""
+    ranks = balance(lengths, max_tokens, num_ranks)
+    assert len({len(rows) for rows in ranks}) == 1
+    rows = [row for rows in ranks for row in rows]
+    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in row) <= max_tokens or len(row) == 1 for row in rows)
+    return rows
+
+
+def row_cost(lengths: Sequence[int], row: Sequence[int]) -> int:
+    return sum(cost(lengths[i]) for i in row)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 8])
+def test_rows_hold_every_sequence_once_within_the_budget(num_ranks: int) -> None:
+    lengths = [2 + g % 3 + g * 7 % 11 for g in range(40)] + [65]
+    rows = rows_of(lengths, 32, num_ranks)
+    assert len(rows) <= num_ranks + 1 + -(-sum(lengths[:40]) // 32) * 1.3
+
+
+def least_cost(lengths: Sequence[int], max_tokens: int, num_rows: int) -> int | None:
+    """The smallest largest row of all ways to fill so many rows; None where nothing fits."""
+    best = None
+    for places in itertools.product(range(num_rows), repeat=len(lengths)):
+        rows = [[i for i, place in enumerate(places) if place == row] for row in range(num_rows)]
+        if all(sum(lengths[i] for i in row) <= max_tokens or len(row) == 1 for row in rows):
+            worst = max(row_cost(lengths, row) for row in rows)
+            best = worst if best is None else min(best, worst)
+    return best
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_rows_are_as_even_as_brute_force_allows(seed: int) -> None:
+    """Graham's bound: the dearest row costs at most 4/3 of the best possible, where room is no matter."""
+    rng = random.Random(seed)
+    lengths = [rng.choice([10, 300, 2000, 9000, 30000]) + rng.randrange(9) for _ in range(7)]
+    rows = rows_of(lengths, 10**6, 3)
+    best = least_cost(lengths, 10**6, 3)
+    assert best is not None
+    assert max(row_cost(lengths, row) for row in rows) <= best * 4 / 3
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_round_more_than_brute_force_needs_and_one(seed: int) -> None:
+    rng = random.Random(seed)
+    lengths = [rng.randrange(1, 20) for _ in range(7)]
+    fewest = next(n for n in itertools.count(2, 2) if least_cost(lengths, 20, n) is not None)
+    assert len(rows_of(lengths, 20, 2)) <= fewest + 2
+
+
+def test_rounds_go_to_the_ranks_there_and_back() -> None:
+    """Rows of one sequence each, costs descending: rank 0 gets the dearest, then the cheapest of its round."""
+    assert balance([90, 80, 70, 60], 90, 2) == [[[0], [3]], [[1], [2]]]
+
+
+def test_long_sequences_count_more_than_their_tokens() -> None:
+    """One of 64k tokens against 128 of 1k: half their tokens, but its attention makes it the dearer."""
+    assert balance([65536] + [1024] * 128, 200_000, 2) == [[[0]], [list(range(1, 129))]]
+
+
+def test_ranks_share_a_batch_and_know_the_counts_of_all() -> None:
+    samples = [sample(g, 1 + g % 3, 1 + g * 7 % 11, in_loss=g % 4 > 0) for g in range(20)]
+    alone = build_batch(samples, 32)
+    shares = [build_batch(samples, 32, rank, 3) for rank in range(3)]
+    assert {(s.num_loss_tokens, s.num_sequences) for s in shares} == {(alone.num_loss_tokens, alone.num_sequences)}
+    assert len({len(s.microbatches) for s in shares}) == 1
+    found = sorted(int(t) for s in shares for m in s.microbatches for t in m.targets[m.loss_mask])
+    assert found == sorted(t for s in samples if s.in_loss for t in s.token_ids)
+
+
+def test_a_rank_without_a_sequence_gets_a_masked_token() -> None:
+    shares = [build_batch([sample(1, 2, 3)], 32, rank, 2) for rank in range(2)]
+    assert [len(s.microbatches) for s in shares] == [1, 1]
+    [idle] = shares[1].microbatches
+    assert (idle.lengths, idle.loss_mask.tolist()) == ((2,), [False])
+    assert [s.num_loss_tokens for s in shares] == [3, 3]
 
 
 def test_every_update_sees_a_part_of_every_group() -> None:

@@ -13,12 +13,13 @@ from trainer.checkpoint import Checkpoints, export_policy
 from trainer.demo import make_tokenizer
 from trainer.errors import CheckpointError, ConfigError
 from trainer.guard import GuardState
+from trainer.policy import Policy
 from trainer.prompts import DrawState
 from trainer.state import RunState, state_from_json, state_to_json
 from trainer.triggers import TriggerState, Validation
 from trainer.types import Prompt
 
-MODEL = tiny_model()
+POLICY = Policy(tiny_model(), 1.2)
 FINGERPRINT = {"policy": [[-0.1]], "reference": [[-0.1]], "engine": [[-0.1]], "data": "x"}
 
 
@@ -37,7 +38,16 @@ def checkpoints(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Checkpoin
 
 
 def save(checkpoints: Checkpoints, tokenizer: PreTrainedTokenizerFast, state: RunState) -> None:
-    checkpoints.save(MODEL, tokenizer, torch.optim.AdamW(MODEL.parameters()), state, FINGERPRINT)
+    checkpoints.save(POLICY, tokenizer, stepped(POLICY), state, FINGERPRINT)
+
+
+def stepped(policy: Policy) -> torch.optim.AdamW:
+    """An optimizer with moments, after a step that moves nothing."""
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.0)
+    for i, p in enumerate(policy.parameters()):
+        p.grad = torch.full_like(p, i + 1.0)
+    optimizer.step()
+    return optimizer
 
 
 def folder(checkpoints: Checkpoints, step: int) -> Path:
@@ -51,7 +61,9 @@ def test_the_newest_are_kept(checkpoints: Checkpoints) -> None:
     assert (latest.state.step, latest.fingerprint) == (6, FINGERPRINT)
 
 
-@pytest.mark.parametrize("name", ["policy/model.safetensors", "state.json", "optimizer.pt", "policy/tokenizer.json"])
+@pytest.mark.parametrize(
+    "name", ["policy/model.safetensors", "optimizer/model.safetensors", "state.json", "rng.pt", "policy/tokenizer.json"]
+)
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_checkpoint_is_passed_over(checkpoints: Checkpoints, name: str, damage: str) -> None:
     path = folder(checkpoints, 6) / name
@@ -124,9 +136,9 @@ def test_the_state_survives_json_bit_for_bit() -> None:
 def test_the_reference_of_an_era_is_the_one_expected(
     checkpoints: Checkpoints, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    first = checkpoints.save_era(MODEL, tokenizer, 1, {})
+    first = checkpoints.save_era(POLICY, tokenizer, 1, {})
     assert checkpoints.era_folder(1, first).is_dir()
-    second = checkpoints.save_era(tiny_model(1), tokenizer, 1, {})
+    second = checkpoints.save_era(Policy(tiny_model(1), 1.2), tokenizer, 1, {})
     assert first != second
     with pytest.raises(CheckpointError, match="not the reference"):
         checkpoints.era_folder(1, first)

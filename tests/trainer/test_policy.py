@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.trainer.tiny import tiny_model
+from trainer import head
 from trainer import policy as policy_module
 from trainer.batch import pack
 from trainer.errors import ConfigError
@@ -35,7 +36,7 @@ def test_logprobs_and_entropy_of_completion_tokens_at_the_temperature() -> None:
 def test_chunks_change_neither_value_nor_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for budget in (2**26, 2 * 64):  # all five tokens at once; two tokens a chunk
-        monkeypatch.setattr(policy_module, "LOGIT_BUDGET", budget)
+        monkeypatch.setattr(head, "LOGIT_BUDGET", budget)
         policy = Policy(tiny_model(), temperature=1.2)
         logprobs, entropy = policy.logprobs(BATCH)
         (logprobs * torch.arange(5)).sum().backward()
