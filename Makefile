@@ -34,11 +34,12 @@ bench: $(STAMP) ## every benchmark whose numbers README quotes
 calibrate: $(STAMP) ## docs/calibration.md from the labelled sets in ../shared/cases (or FOLDERS=...)
 	$(PY) -m scripts.calibrate $(FOLDERS)
 
-images: ## the two container images
-	docker compose --profile default build
+images: ## the two container images (starts a Docker engine where none runs)
+	docker/engine.sh run docker/build.sh --profile default
 
 compose-test: $(STAMP) ## the compose deployment, built, started, broken and judged (starts a Docker engine where none runs)
-	docker/engine.sh run env COMPOSE_TEST=1 $(PY) -m pytest -v -s tests/deploy/test_compose_up.py
+	docker/engine.sh run env COMPOSE_TEST=1 $(PY) -m pytest -v -s \
+		$(addprefix tests/deploy/test_compose_,up.py isolation.py throughput.py life.py)
 
 k8s-test: $(STAMP) ## every overlay rendered, validated against three versions of Kubernetes, cross-checked
 	$(PY) -m pytest -v tests/deploy/test_k8s.py tests/deploy/test_k8s_hardening.py tests/deploy/test_monitoring.py

@@ -3,18 +3,21 @@
 #
 #   docker/engine.sh run COMMAND...   start if needed, run the command, stop what was started
 #   docker/engine.sh bare COMMAND...  the same without compose and images, which take most of the time
-#   docker/engine.sh start | stop     the same in two halves; `start` prints the variables to export
 #
 # Starting one needs root on Debian; missing packages come from the machine's own package mirror. Where an image cannot
 # be pulled, a stand-in with the same name is made from that mirror too, and said so.
+# Ours lives in namespaces of its own, and so does the command: its bridges, firewall rules, published ports and mounts
+# are seen by nobody else and end with it, so any number of them can run beside each other and beside other engines.
+# Images stay in .cache/engine for the next time.
 # Exit status 3: this machine cannot run an engine (the last line says why); else that of the command.
 set -euo pipefail
 
 dir=${ENGINE_DIR:-$PWD/.cache/engine}
 python_image=python:3.11-slim-bookworm
 redis_image=redis:7.2-bookworm
-bridge=prl-engine0 # of our own, so that other engines' coming and going leaves it alone
 newer_suite=trixie # has compose v2 and buildx, which bookworm lacks
+run=               # sockets and process ids of the engine that this call started
+enter=()           # what takes a command into that engine's network
 
 say() { echo "engine: $*" >&2; }
 cannot() {
@@ -23,33 +26,51 @@ cannot() {
 }
 mirror() { apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' | grep -v security | head -1; }
 
+patiently() { # a command that needs the network, up to three times
+    "$@" || { sleep 5 && "$@"; } || { sleep 20 && "$@"; }
+}
+
 install_packages() { # names of Debian packages, those missing only
     local missing=()
     for package in "$@"; do dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package"); done
     [ ${#missing[@]} -eq 0 ] && return
     say "installing ${missing[*]}"
-    apt-get update -qq || cannot "the package lists cannot be read"
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$dir/apt.log" 2>&1 ||
-        cannot "packages ${missing[*]} cannot be installed, see $dir/apt.log"
+    patiently apt-get update -qq || cannot "the package lists cannot be read"
+    DEBIAN_FRONTEND=noninteractive patiently apt-get install -y -qq --no-install-recommends "${missing[@]}" \
+        >"$dir/apt.log" 2>&1 || cannot "packages ${missing[*]} cannot be installed, see $dir/apt.log"
 }
 
 start_daemon() {
-    mkdir -p "$dir"
     [ "$(id -u)" = 0 ] || cannot "no Docker engine answers, and only root can start one"
     command -v apt-get >/dev/null || cannot "no Docker engine answers, and this is not Debian"
-    install_packages docker.io iptables iproute2 ca-certificates debootstrap
+    install_packages docker.io iptables iproute2 slirp4netns ca-certificates debootstrap
     say "starting an engine in $dir"
-    ip link show "$bridge" >/dev/null 2>&1 ||
-        { ip link add "$bridge" type bridge && ip address add 198.18.0.1/24 dev "$bridge" && ip link set "$bridge" up; } ||
-        cannot "the bridge $bridge cannot be made"
-    dockerd --bridge "$bridge" --data-root "$dir/data" --exec-root "$dir/exec" --pidfile "$dir/pid" -H "unix://$dir/docker.sock" \
-        >"$dir/dockerd.log" 2>&1 &
-    for _ in $(seq 60); do
-        DOCKER_HOST=unix://$dir/docker.sock docker info >/dev/null 2>&1 && return
+    run=$(mktemp -d /run/prolonged-rl-engine.XXXXXX)
+    unshare --net --mount dockerd --data-root "$dir/data" --exec-root "$run/exec" --pidfile "$run/docker.pid" \
+        -H "unix://$run/docker.sock" --bip 198.18.0.1/24 --default-address-pool base=198.19.0.0/16,size=24 \
+        >"$dir/dockerd.log" 2>&1 9>&- &
+    echo $! >"$run/pid"
+    wait_until "its process" not_in_our_network
+    # The way out is a process, not a route of this machine's.
+    slirp4netns --configure --disable-host-loopback --mtu 65520 "$(cat "$run/pid")" tap0 >"$dir/slirp.log" 2>&1 9>&- &
+    echo $! >"$run/slirp"
+    enter=(nsenter --net="/proc/$(cat "$run/pid")/ns/net")
+    export DOCKER_HOST=unix://$run/docker.sock
+    wait_until "the engine" docker info
+}
+
+not_in_our_network() { [ "$(readlink "/proc/$(cat "$run/pid")/ns/net")" != "$(readlink /proc/self/ns/net)" ]; }
+
+wait_until() { # what, command
+    local what=$1
+    shift
+    for _ in $(seq 120); do
+        "$@" >/dev/null 2>&1 && return
+        kill -0 "$(cat "$run/pid")" 2>/dev/null || break
         sleep 0.5
     done
     tail -5 "$dir/dockerd.log" >&2
-    cannot "the engine does not come up, see $dir/dockerd.log"
+    cannot "$what does not come up, see $dir/dockerd.log"
 }
 
 fetch_plugins() { # compose v2 and buildx, unpacked beside the engine so that the machine's own packages stay as they are
@@ -60,7 +81,8 @@ fetch_plugins() { # compose v2 and buildx, unpacked beside the engine so that th
     echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(mirror) $newer_suite main" >"$apt/sources.list"
     local options=(-o Dir::Etc::SourceList="$apt/sources.list" -o Dir::Etc::SourceParts=- -o Dir::State::Lists="$apt/lists"
         -o Dir::Cache="$apt" -o APT::Sandbox::User=root -qq)
-    (cd "$apt/archives" && apt-get "${options[@]}" update && apt-get "${options[@]}" download docker-compose docker-buildx) ||
+    (cd "$apt/archives" && patiently apt-get "${options[@]}" update &&
+        patiently apt-get "${options[@]}" download docker-compose docker-buildx) ||
         cannot "docker compose v2 is missing and $newer_suite cannot be reached"
     for package in "$apt"/archives/*.deb; do dpkg-deb -x "$package" "$apt/unpacked"; done
     ln -sf "$apt"/unpacked/usr/libexec/docker/cli-plugins/* "$dir/config/cli-plugins/"
@@ -88,7 +110,7 @@ make_python_image() {
 
 make_redis_image() {
     say "$redis_image cannot be pulled: making a stand-in from Debian's redis-server"
-    docker build -q -t "$redis_image" - >/dev/null <<DOCKERFILE
+    cat >"$dir/redis.Dockerfile" <<DOCKERFILE
 FROM $python_image
 RUN groupadd -g 999 redis && useradd -u 999 -g 999 -d /data redis && apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends redis-server && rm -rf /var/lib/apt/lists/* \
@@ -96,55 +118,56 @@ RUN groupadd -g 999 redis && useradd -u 999 -g 999 -d /data redis && apt-get upd
 WORKDIR /data
 CMD ["redis-server"]
 DOCKERFILE
+    patiently docker build -q -t "$redis_image" -f "$dir/redis.Dockerfile" "$dir/config" >/dev/null ||
+        cannot "$redis_image cannot be made"
 }
-
-use_ours() { export DOCKER_HOST=unix://$dir/docker.sock; }
 
 start() {
     if command -v docker >/dev/null && docker info >/dev/null 2>&1; then
         say "using the engine that runs already"
     else
-        use_ours
-        docker info >/dev/null 2>&1 || start_daemon
+        mkdir -p "$dir"
+        exec 9>"$dir/lock" # one engine a folder: a second call waits for the first to end
+        flock 9
+        start_daemon
     fi
-    [ "$1" = bare ] && return
+    [ "$1" = run ] || return 0
     mkdir -p "$dir/config"
     [ -d "$dir/config/cli-plugins" ] && export DOCKER_CONFIG=$dir/config
     docker compose version >/dev/null 2>&1 || export DOCKER_CONFIG=$dir/config
     fetch_plugins
     have_image "$python_image" || make_python_image
     have_image "$redis_image" || make_redis_image
-    echo "export DOCKER_HOST=${DOCKER_HOST:-} DOCKER_CONFIG=${DOCKER_CONFIG:-$HOME/.docker}"
 }
 
-stop() { # only what `start` started; containers of ours end with it, and so does its bridge
-    [ -f "$dir/pid" ] || return 0
-    use_ours
-    docker ps -q | xargs -r docker kill >/dev/null
-    local pid
-    pid=$(cat "$dir/pid")
-    kill "$pid" 2>/dev/null || true
-    for _ in $(seq 60); do
-        kill -0 "$pid" 2>/dev/null || break
-        sleep 0.5
+stop() { # only what `start` started; containers end with it
+    [ -n "$run" ] || return 0
+    docker ps -q 2>/dev/null | xargs -r docker kill >/dev/null || true
+    local name pid
+    for name in pid slirp; do
+        [ -f "$run/$name" ] || continue
+        pid=$(cat "$run/$name")
+        kill "$pid" 2>/dev/null || true
+        for _ in $(seq 60); do
+            kill -0 "$pid" 2>/dev/null || break
+            sleep 0.5
+        done
     done
-    rm -f "$dir/pid"
-    ip link delete "$bridge" 2>/dev/null || true
+    rm -rf "$run"
     say "stopped the engine of $dir"
 }
 
 case ${1:-} in
-start) start full ;;
-stop) stop ;;
 run | bare)
+    [ $# -gt 1 ] || { say "no command given" && exit 2; }
     trap stop EXIT
-    start "$1" >"${TMPDIR:-/tmp}/engine-env.$$"
-    rm -f "${TMPDIR:-/tmp}/engine-env.$$"
+    start "$1"
+    [ "$1" = run ] || enter=()
     shift
-    "$@"
+    "${enter[@]}" "$@" 9>&-
     ;;
 *)
-    sed -n '2,10s/^# \{0,1\}//p' "$0"
+    sed -n '2,13s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac

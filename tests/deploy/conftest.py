@@ -1,13 +1,16 @@
 """What the deployment files say, read once: the compose file with its defaults filled in."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.deploy.compose_project import Compose
 from tests.deploy.manifests import OVERLAYS, NoKustomize, Overlay, rendered
+from tests.verifier_service.service_process import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 VARIABLE = re.compile(r"\$\{[A-Z_]+(?::?-(?P<default>[^${}]*)|:\+[^${}]*)?\}")
@@ -32,3 +35,14 @@ def overlay(request: pytest.FixtureRequest) -> Overlay:
         return rendered(request.param)
     except NoKustomize as missing:
         pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def deployment() -> Iterator[Compose]:
+    """Images built, nothing started yet: tests/deploy/test_compose_up.py does that, and the modules after it go on."""
+    project = Compose(free_port())
+    project.build()
+    try:
+        yield project
+    finally:
+        project("down", "--volumes", "--timeout", "5", check=False, COMPOSE_PROFILES="default")
