@@ -32,12 +32,15 @@ from tests.verifier_service.service_process import (  # noqa: E402
     install_plugin,
     running_service,
 )
+from verifier_service.process import tree_cpu_s  # noqa: E402
 from verifier_service.registry import parse_task  # noqa: E402
+from verifier_service.supervisor import NICENESS  # noqa: E402
 from verifier_service.tools import WorkerTools  # noqa: E402
 from verifier_service.verify import verify  # noqa: E402
 
 Items = list[dict[str, Any]]
 WORKERS, ROUNDS, ROUND_S = 2, 3, 6.0
+KINDS = os.environ.get("KINDS", "")
 
 
 def group(index: int, group_size: int, size_bytes: int, text: str = "", kind: str = "noop") -> dict[str, Any]:
@@ -112,18 +115,28 @@ def kinds(folder: Path, plugin: Path) -> Iterator[str]:
         by_kind.setdefault(line["task"]["kind"], []).append(item)
     with running_service(folder, plugin, workers=WORKERS, cache_size=0) as service:
         for kind, items in by_kind.items():
+            if KINDS and kind not in KINDS:
+                continue
             batches = [[_varied(item, n, copy) for copy in range(16) for item in items] for n in range(40)]
             bodies = [body(batch) for batch in batches]
             load(service, bodies[20:], 2.0, 4)
-            rounds = [(_through(service, bodies, items), _directly(batches)) for _ in range(ROUNDS)]
-            through, direct = (statistics.median(rates) for rates in zip(*rounds, strict=True))
-            ratio = statistics.median(here / there for here, there in rounds)
-            yield f"{kind}: {through:.0f}/s through the service, {direct:.0f}/s directly, {ratio:.2f} of it"
+            per_body = 16 * sum(len(item["completions"]) for item in items)
+            rounds = [(_through(service, bodies, per_body), _directly(batches)) for _ in range(ROUNDS)]
+            rates = [statistics.median(side[0] for side in sides) for sides in zip(*rounds, strict=True)]
+            ratio = statistics.median(here[0] / there[0] for here, there in rounds)
+            cpu_ratio = statistics.median(there[1] / here[1] for here, there in rounds)
+            yield (
+                f"{kind}: {rates[0]:.0f}/s through the service, {rates[1]:.0f}/s directly, {ratio:.2f} of it; "
+                f"by CPU time, which other load does not change, {cpu_ratio:.2f}"
+            )
 
 
-def _through(service: ServiceProcess, bodies: list[bytes], items: Items) -> float:
+def _through(service: ServiceProcess, bodies: list[bytes], per_body: int) -> tuple[float, float]:
+    """Completions a second, and CPU seconds of all processes of the service a completion."""
+    before_s = tree_cpu_s(service.process.pid)
     answered, elapsed_s, _latencies = load(service, bodies, ROUND_S, 4)
-    return 16 * answered * sum(len(item["completions"]) for item in items) / elapsed_s
+    graded = answered * per_body
+    return graded / elapsed_s, (tree_cpu_s(service.process.pid) - before_s) / graded
 
 
 def _varied(item: dict[str, Any], number: int, copy: int) -> dict[str, Any]:
@@ -143,12 +156,13 @@ def _is_slow(completion: str) -> bool:
     return any(word in completion for word in ("while True", "9**9"))
 
 
-def _directly(batches: list[Items]) -> float:
-    """Completions a second of `WORKERS` processes together, each warm before the clock starts."""
+def _directly(batches: list[Items]) -> tuple[float, float]:
+    """The same of `WORKERS` processes that call the verifiers, each warm before the clock starts."""
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(WORKERS)
     with concurrent.futures.ProcessPoolExecutor(WORKERS, context, _grade_alone_start, (barrier,)) as pool:
-        return sum(pool.map(_grade_alone, [batches[number::WORKERS] for number in range(WORKERS)]))
+        done = list(pool.map(_grade_alone, [batches[number::WORKERS] for number in range(WORKERS)]))
+    return sum(rate for rate, _cpu_s in done), statistics.mean(cpu_s for _rate, cpu_s in done)
 
 
 def _grade_alone_start(barrier: Barrier) -> None:
@@ -156,7 +170,8 @@ def _grade_alone_start(barrier: Barrier) -> None:
     _barrier = barrier
 
 
-def _grade_alone(batches: list[Items]) -> float:
+def _grade_alone(batches: list[Items]) -> tuple[float, float]:
+    os.nice(NICENESS["code"])  # as the workers of that lane
     tools = WorkerTools()
 
     def grade(item: dict[str, Any]) -> int:
@@ -166,13 +181,14 @@ def _grade_alone(batches: list[Items]) -> float:
     for item in batches[0]:
         grade(item)
     _barrier.wait()
-    started, graded = time.perf_counter(), 0
+    started, cpu_before_s, graded = time.perf_counter(), tree_cpu_s(os.getpid()), 0
     for item in itertools.cycle(item for batch in batches for item in batch):
         graded += grade(item)
         if (elapsed_s := time.perf_counter() - started) > ROUND_S:
             break
+    cpu_s = tree_cpu_s(os.getpid()) - cpu_before_s
     tools.close()
-    return graded / elapsed_s
+    return graded / elapsed_s, cpu_s / graded
 
 
 def overhead(folder: Path, plugin: Path) -> Iterator[str]:

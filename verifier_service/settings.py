@@ -45,9 +45,9 @@ class Settings(BaseModel):
     max_queued_chunks: int = Field(default=20_000, ge=1)
     """A lane; past it a request is refused with 429."""
 
-    chunk_target_s: float = Field(default=0.04, gt=0)
+    chunk_target_s: float = Field(default=0.08, gt=0)
     """Estimated grading time that goes into one chunk: tens of milliseconds bound the delay behind a big batch while
-    the queue's own cost (about a millisecond) stays a few percent."""
+    the queue's own cost (about two milliseconds) stays a few percent."""
     max_chunk_completions: int = Field(default=256, ge=1)
     cache_size: int = Field(default=100_000, ge=0)
     """Judgements remembered across batches, a lane; 0 switches the cache and in-flight sharing off."""

@@ -1,5 +1,6 @@
 """Keeps N grading workers alive: forks them warm, replaces the dead, gives their chunks back to the queue."""
 
+import contextlib
 import gc
 import logging
 import os
@@ -7,17 +8,20 @@ import random
 import signal
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from pydantic import JsonValue
 from redis.exceptions import RedisError
 from rq.utils import as_text
 
 from verifier_service import lanes
 from verifier_service.errors import TaskRefused
 from verifier_service.process import die_with_parent
-from verifier_service.registry import kinds, verifier_for
+from verifier_service.registry import kinds, parse_task, verifier_for
 from verifier_service.settings import Settings
+from verifier_service.tools import WorkerTools
+from verifier_service.verify import verify
 from verifier_service.worker import GradingWorker, connect
 
 log = logging.getLogger(__name__)
@@ -26,6 +30,14 @@ LOOK_EVERY_S = 1.0
 ORPHAN_AFTER_S = 3.0
 """A chunk taken off the queue but not leased for so long lost its worker in between."""
 QUICK_DEATH_S = 2.0
+FIRST_USES: Sequence[tuple[Mapping[str, JsonValue], str]] = (
+    ({"kind": "stem", "ground_truth": "3 m/s"}, "\\boxed{300 cm/s}"),
+    (
+        {"kind": "instruction", "instructions": [{"id": "language:response_language", "kwargs": {"language": "en"}}]},
+        "This is a sentence.",
+    ),
+)
+"""Tasks whose first judgement loads something large: the units, the languages (a second of CPU between them)."""
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 NICENESS = {"light": 0, "code": 5, "slow": 5}
 """Long programs yield to short answers where both share a core; CPU limits do not notice."""
@@ -111,6 +123,8 @@ class Supervisor:
         if status != 0:
             log.warning("worker %s died: %s", worker, os.waitstatus_to_exitcode(status))
             self._redis.hincrby(lanes.stats_key(lane), "worker_deaths", 1)
+        for known in (lanes.workers_key(lane), GradingWorker.redis_workers_keys):
+            self._redis.srem(known, GradingWorker.redis_worker_namespace_prefix + worker)
         for chunk_id in self._held(lane):
             if self._redis.get(lanes.lease_key(chunk_id)) == worker.encode():
                 self._recover(lanes.recover_keys(chunk_id), [chunk_id, worker])
@@ -156,12 +170,16 @@ class Supervisor:
 
 
 def warm_up() -> None:
-    """Import every verifier before forking, so that workers start warm and share the memory."""
+    """Import every verifier and load its tables before forking, so that workers start warm and share the memory."""
     for kind in kinds():
         try:
             verifier_for(kind)
         except TaskRefused as refused:
             log.error("%s", refused)
+    with contextlib.closing(WorkerTools()) as tools:
+        for task, completion in FIRST_USES:
+            with contextlib.suppress(TaskRefused):
+                verify(*parse_task(task), completion, tools)
     gc.collect()
     gc.freeze()
 

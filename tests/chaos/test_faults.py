@@ -208,7 +208,7 @@ def test_a_full_redis_refuses_and_recovers(cluster: Cluster) -> None:
             time.sleep(1.0)
 
 
-@sizes(soak=25)
+@sizes(soak=15)
 @pytest.mark.parametrize("poison", ["kill-grader", "kill-worker", "spin"])
 def test_a_poisoned_completion_in_every_batch(cluster: Cluster, poison: str, repeats: int) -> None:
     Load(cluster, poison=poison).run(num_threads=2, at_least=20 * repeats)

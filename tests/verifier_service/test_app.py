@@ -1,6 +1,7 @@
 """The HTTP contract against a real embedded service: shapes, status codes, problem documents, text of any kind."""
 
 import json
+import re
 from typing import Any
 
 import httpx
@@ -202,8 +203,28 @@ def test_the_rest_answers(http: httpx.Client) -> None:
     assert http.get("/healthz").status_code == 200
     assert http.get("/readyz").status_code == 200
     assert "<title>Verifier service" in http.get("/").text
-    assert "swagger" in http.get("/docs").text
     assert http.get("/v1/status").json()["lanes"]["light"]["workers"] == 2
+
+
+def test_the_page_of_the_api_needs_no_other_host(http: httpx.Client) -> None:
+    page = http.get("/docs").text
+    needed = re.findall(r'<(?:script|link)[^>]+(?:src|href)="([^"]+)"', page)
+    assert any(path.endswith(".js") for path in needed)
+    assert all(path.startswith("/") and http.get(path).status_code == 200 for path in needed)
+
+
+def test_grading_cpu_holds_what_programs_used(http: httpx.Client) -> None:
+    def counted() -> float:
+        (line,) = (line for line in http.get("/metrics").text.splitlines() if line.startswith(name))
+        return float(line.split()[-1])
+
+    name = "verifier_grading_cpu_seconds_total "
+    before = counted()
+    program = "import time\nwhile time.process_time() < 0.6: pass\nprint(1)"
+    task = {"kind": "code", "tests": [{"stdin": "", "stdout": "1"}]}
+    (item,) = score(http, {"task": task, "completions": [f"```python\n{program}\n```"]}).items
+    assert item.verdicts[0].outcome == "correct"
+    assert counted() >= before + 0.5
 
 
 def test_the_openapi_document_has_examples_that_are_accepted(http: httpx.Client) -> None:

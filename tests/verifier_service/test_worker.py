@@ -73,6 +73,19 @@ def test_workers_are_replaced_after_their_share(small: ServiceProcess) -> None:
     assert after != before
 
 
+def test_a_killed_worker_is_no_longer_counted(small: ServiceProcess, redis: Redis) -> None:
+    before = redis.smembers("rq:workers:light")
+    assert len(before) == 1
+    for worker in small.workers:
+        worker.kill()
+    deadline = time.monotonic() + 60
+    while before & (now := redis.smembers("rq:workers:light")) or not now:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert len(now) == 1
+    assert not before & redis.smembers("rq:workers")
+
+
 def test_a_worker_whose_grader_has_grown_is_replaced(small: ServiceProcess) -> None:
     before = {worker.pid for worker in small.workers}
     body = {"items": [echo_item("keep 500")]}
