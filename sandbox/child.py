@@ -4,6 +4,7 @@ This is the last trusted code before the program; everything the program could s
 """
 
 import atexit
+import contextlib
 import json
 import os
 import resource
@@ -100,6 +101,9 @@ def limit(what: int, value: int) -> None:
 def isolate(job: Job, jail: Jail, received: list[int]) -> None:
     """Everything but the system-call filter. Raises OSError where the kernel refuses: then nothing may run."""
     os.setsid()
+    if job.may_exec:
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")  # before the warm process, where both share a memory limit
     num_open = place_descriptors(received, job.num_extra)
     set_limits(job, jail)
     if jail.uid is not None:

@@ -6,6 +6,7 @@ Each check does the thing; the probes are small hostile programs that must be st
 from dataclasses import dataclass
 from typing import Any
 
+from sandbox import cgroups
 from sandbox.errors import SandboxError
 from sandbox.languages import toolchains
 from sandbox.launch import Launch
@@ -64,6 +65,7 @@ def checks() -> list[Check]:
 
 def _facts(hello: dict[str, Any]) -> list[Check]:
     level, abi, uid = hello["level"], hello["landlock_abi"], hello["slot_uid"]
+    group = cgroups.parent()
     lacking = [
         what for since, what in ((1, "file access"), (4, "TCP"), (6, "signals and abstract sockets")) if abi < since
     ]
@@ -77,6 +79,12 @@ def _facts(hello: dict[str, Any]) -> list[Check]:
             "work directory",
             hello["work_dir"],
             "a sized tmpfs" if hello["work_dir"] else "nothing can be written",
+            False,
+        ),
+        Check(
+            "memory of several processes",
+            group is not None,
+            f"held together by a control group ({group[1]})" if group else "held for each: RLIMIT_DATA and heap flags",
             False,
         ),
     ]

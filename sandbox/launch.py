@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from sandbox.types import Limits, Status
+from sandbox.types import MIB, Limits, Status
+
+_WARM_PROCESS_BYTES = 32 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,12 @@ class Launch:
     data_only: bool = False
     """For runtimes (node, java) that reserve more addresses than they use: only writable private memory counts."""
 
+    def group_bytes(self) -> int:
+        """What all processes of the job may have together: its memory, what it writes (all in memory), and the warm
+        process that starts it."""
+        files = 2 * self.limits.output_bytes + self.limits.disk_bytes
+        return self.limits.memory_bytes + files + _WARM_PROCESS_BYTES
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
@@ -38,7 +46,7 @@ class Ended:
 
     wait_status: int
     stopped_for: Status | None
-    """CPU_TIME_LIMIT or WALL_TIME_LIMIT where the supervisor killed it."""
+    """CPU_TIME_LIMIT or WALL_TIME_LIMIT where the supervisor killed it, MEMORY_LIMIT where its control group did."""
     cpu_time_s: float
     wall_time_s: float
     peak_memory_bytes: int

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
+from sandbox.cgroups import parent
 from sandbox.child import NO_ROOM_EXIT_CODE
 from sandbox.errors import LanguageUnavailable, RunnerLost
 from sandbox.languages import Toolchain, toolchains
@@ -31,7 +32,7 @@ RUN_DRIVER = "sandbox.native_child:execute"
 COMPILE_LIMITS = Limits(cpu_time_s=30.0, memory_bytes=2048 * MIB, output_bytes=256 * MIB, disk_bytes=512 * MIB)
 CACHE_BYTES, CACHE_ENTRIES = 256 * MIB, 256
 _SHARES = 4
-"""Of the memory of a program that may fork: what each of its few processes may have."""
+"""Of the memory of a program that may fork: one for each of its few processes, where no control group holds all."""
 _MESSAGE_LINES, _MESSAGE_CHARS = 5, 1000
 # How the runtimes say that memory has run out. A program can talk itself into a failure here, never out of one.
 _OUT_OF_MEMORY = re.compile(
@@ -179,7 +180,9 @@ class NativeRunner:
     def _slots_for(self, key: tuple[str, ...], readable: tuple[str, ...], executable: tuple[str, ...]) -> Slots:
         with self._lock:
             if key not in self._slots:
-                profile = Profile((), drivers=(key[1],), readable=readable, executable=executable)
+                profile = Profile(
+                    (), drivers=(key[1],), readable=readable, executable=executable, one_memory_limit=True
+                )
                 self._slots[key] = Slots(profile, self._num_slots)
             return self._slots[key]
 
@@ -196,7 +199,7 @@ def _instructions(toolchain: Toolchain, request: ExecutionRequest, files: Mappin
         "command": [*command, *request.files],
         "interpreted": bool(toolchain.run_command),
         "files": list(files),
-        "memory_bytes": limits.memory_bytes // (_SHARES if toolchain.may_fork else 1),
+        "memory_bytes": limits.memory_bytes // (_SHARES if toolchain.may_fork and parent() is None else 1),
         "stack_bytes": toolchain.stack_bytes,
         "data_only": toolchain.runtime_bytes is not None,
         "environment": dict(toolchain.environment),

@@ -55,6 +55,8 @@ class Profile:
     """Files and folders of which jobs that may execute can execute something."""
     uid_range: tuple[int, int] | None = UID_RANGE
     """None: programs keep this process's uid."""
+    one_memory_limit: bool = False
+    """Over all processes of a job together, where control groups can be made."""
     level: str | None = None
     """One of `slots.LEVELS`; None: the strongest this host allows."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from sandbox.cgroups import MemoryGroup
 from sandbox.child import Job, write_all
 from sandbox.errors import RunnerLost
 from sandbox.launch import Ended, Launch
@@ -27,8 +28,10 @@ _READ_ONLY_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK 
 class Running:
     """A child at work."""
 
-    def __init__(self, control: socket.socket, launch: Launch) -> None:
+    def __init__(self, control: socket.socket, launch: Launch, group: MemoryGroup | None = None) -> None:
         limits = launch.limits
+        self._group = group
+        self._num_killed = group.num_killed() if group else 0
         self._control = control
         self._limits = limits
         self._started = time.monotonic()
@@ -179,6 +182,8 @@ class Running:
     def _result(self, stopped_for: Status | None) -> Ended:
         if self._over["trouble"]:
             raise RunnerLost(self._over["trouble"])
+        if stopped_for is None and self._group is not None and self._group.num_killed() > self._num_killed:
+            stopped_for = Status.MEMORY_LIMIT
         cap = self._limits.output_bytes
         (stdout, more_out), (stderr, more_err) = (_read(file, cap) for file in self._files[1:3])
         return Ended(

@@ -1,11 +1,14 @@
 """Warm processes for many callers: slots, replacement of what died, and whose fault a death was."""
 
 import contextlib
+import errno
+import os
 import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
 
+from sandbox.child import NO_ROOM_EXIT_CODE
 from sandbox.errors import CannotIsolate, RunnerLost
 from sandbox.launch import Ended, Launch
 from sandbox.profiles import Profile
@@ -17,6 +20,7 @@ LEVELS = ("root_namespaces", "user_namespaces", "landlock")
 
 _OUT_OF_MEMORY = re.compile(rb"^(?:\w+\.)*\w*MemoryError\b")
 _OUT_OF_TASKS = re.compile(rb"^RuntimeError: can't start new thread")
+_NO_ROOM = os.strerror(errno.ENOSPC).encode()
 _CANARY = Launch(inputs=(b"print(input())",), stdin=b"canary\n")
 _level_found: str | None = None
 _level_lock = threading.Lock()
@@ -74,7 +78,8 @@ class Slots:
             raise ValueError(f"{count} processes asked of {self._num_slots} slots")
         with self._changed:
             self._changed.wait_for(lambda: len(self._free) >= count)
-            self._free.sort(key=lambda process: process is not None)  # a warm one before one that must be made
+            # A warm one before one that must be made; where not all can write, one that can before the others.
+            self._free.sort(key=lambda process: (process is not None, bool(process and process.hello["work_dir"])))
             return [self._free.pop() for _ in range(count)]
 
     def run_fairly(self, launch: Launch) -> Ended | None:
@@ -82,12 +87,12 @@ class Slots:
         return self.fairly(lambda processes: _run(processes[0], launch))
 
     def fairly(self, run: Callable[[list[WarmProcess]], Ended], count: int = 1) -> Ended | None:
-        """`run` with `count` processes. A death of a warm process is looked into: the program runs once more, alone;
-        after a second death a known-good program decides. None: the program is at fault. Raises `RunnerLost`: we
-        are."""
+        """`run` with `count` processes. What a neighbour may have caused (memory or disk that ran out, the death of a
+        warm process) is looked into: the program runs once more, alone; after a second death a known-good program
+        decides. None: the program is at fault. Raises `RunnerLost`: we are."""
         with contextlib.suppress(RunnerLost):
             ended = self._lend_to(run, count)
-            if not killed_by_somebody(ended):
+            if not (killed_by_somebody(ended) or _without_room(ended)):
                 return ended
         with contextlib.suppress(RunnerLost):
             return self._lend_to(run, self._num_slots)
@@ -117,6 +122,11 @@ def _run(process: WarmProcess, launch: Launch) -> Ended:
 def killed_by_somebody(ended: Ended) -> bool:
     """SIGKILL that was not ours: the kernel ran out of memory, or the program killed itself."""
     return ended.stopped_for is None and ended.wait_status & 0x7F == signal.SIGKILL
+
+
+def _without_room(ended: Ended) -> bool:
+    """Work directories that an operator has mounted may share one disk."""
+    return ended.wait_status != 0 and (_NO_ROOM in ended.stderr or ended.wait_status >> 8 == NO_ROOM_EXIT_CODE)
 
 
 def result_of(ended: Ended, limits: Limits) -> ExecutionResult:

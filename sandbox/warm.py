@@ -13,6 +13,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from sandbox.cgroups import make_group
 from sandbox.errors import CannotIsolate, RunnerLost
 from sandbox.launch import Launch
 from sandbox.profiles import Profile
@@ -44,6 +45,7 @@ class WarmProcess:
     """Raises `CannotIsolate` where the host allows none of the levels; `RunnerLost` where it does not come up."""
 
     def __init__(self, profile: Profile, level: str) -> None:
+        self._group = make_group() if profile.one_memory_limit else None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         boot = _BOOT.format(home=str(Path(__file__).parent.parent), descriptor=theirs.fileno())
         command = [profile.interpreter, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", boot]
@@ -58,6 +60,8 @@ class WarmProcess:
         )
         theirs.close()
         self._control = ours
+        if self._group is not None:
+            self._group.hold(self._process.pid)
         self.hello = self._greet(profile, level)
 
     def _greet(self, profile: Profile, level: str) -> dict[str, Any]:
@@ -78,7 +82,9 @@ class WarmProcess:
 
     def launch(self, launch: Launch) -> Running:
         """Raises `RunnerLost` where the warm process is gone."""
-        return Running(self._control, launch)
+        if self._group is not None:
+            self._group.limit(launch.group_bytes())
+        return Running(self._control, launch, self._group)
 
     def close(self) -> None:
         """Ends the warm process and what it runs."""
@@ -88,3 +94,5 @@ class WarmProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if self._group is not None:
+            self._group.close()

@@ -73,6 +73,23 @@ def test_is_empty_for_the_next(slots: Slots, mounted: Path) -> None:
     assert run(slots, f"open('a', 'wb').write(b'x' * {MIB})").stderr == b""
 
 
+def test_a_disk_that_a_neighbour_filled_is_tried_again_alone(slots: Slots, mounted: Path) -> None:
+    launch = Launch(inputs=(b"open('a', 'wb').write(b'x' * 2**20); print('done')",))
+    attempts: list[int] = []
+
+    def run_beside_a_neighbour(processes: list[WarmProcess]) -> Ended:
+        attempts.append(len(processes))
+        size = "10k" if len(attempts) == 1 else "2m"
+        subprocess.run(["mount", "-o", f"remount,size={size}", str(mounted)], check=True)
+        [running] = [process.launch(launch) for process in processes if process.hello["work_dir"]]
+        with running:
+            return running.wait()
+
+    ended = slots.fairly(run_beside_a_neighbour)
+    assert ended is not None
+    assert (ended.stdout, attempts) == (b"done\n", [1, 2])
+
+
 def test_two_slots_never_share_one(slots: Slots, mounted: Path) -> None:
     with slots.lend(2) as processes:
         assert sorted(process.hello["work_dir"] or "none" for process in processes) == sorted([str(mounted), "none"])

@@ -1,0 +1,107 @@
+"""One memory limit over all processes of a slot, where this process may make control groups.
+
+Version 1: below our own group of the `memory` controller. Version 2: below our own group, where its owner has delegated
+memory to us (`memory` in its `cgroup.subtree_control`). See https://docs.kernel.org/admin-guide/cgroup-v2.html
+"""
+
+import contextlib
+import itertools
+import os
+import time
+from functools import cache
+from pathlib import Path
+
+_LIMIT, _EVENTS = "limit", "events"
+_FILES = {
+    "v1": {_LIMIT: "memory.limit_in_bytes", _EVENTS: "memory.oom_control"},
+    "v2": {_LIMIT: "memory.max", _EVENTS: "memory.events"},
+}
+_NUMBERS = itertools.count()
+_PREFIX = "sandbox-"
+_DEATH_TIMEOUT_S = 2.0
+
+
+class MemoryGroup:
+    """A group of ours. Methods raise OSError."""
+
+    def __init__(self, folder: Path, version: str) -> None:
+        self._folder = folder
+        self._files = _FILES[version]
+        self._limit_bytes = 0
+        folder.mkdir()
+
+    def hold(self, pid: int) -> None:
+        """This process, and what it will start."""
+        (self._folder / "cgroup.procs").write_text(str(pid))
+
+    def limit(self, size_bytes: int) -> None:
+        if size_bytes != self._limit_bytes:
+            (self._folder / self._files[_LIMIT]).write_text(str(size_bytes))
+            self._limit_bytes = size_bytes
+
+    def num_killed(self) -> int:
+        """Processes that the kernel has killed at the limit so far."""
+        words = (self._folder / self._files[_EVENTS]).read_text().split()
+        return int(words[words.index("oom_kill") + 1])
+
+    def close(self) -> None:
+        deadline = time.monotonic() + _DEATH_TIMEOUT_S
+        while not _remove(self._folder) and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+
+def make_group() -> MemoryGroup | None:
+    """A new group; None where there is no right to make one."""
+    found = parent()
+    if found is None:
+        return None
+    folder, version = found
+    for left in folder.glob(f"{_PREFIX}*-*"):  # of supervisors that were killed
+        if not os.path.exists(f"/proc/{left.name.split('-')[1]}"):
+            _remove(left)
+    return MemoryGroup(folder / f"{_PREFIX}{os.getpid()}-{next(_NUMBERS)}", version)
+
+
+@cache
+def parent() -> tuple[Path, str] | None:
+    """The folder below which groups can be made, and its version: found out by making one."""
+    for mount in Path("/proc/self/mounts").read_text().splitlines():
+        _, place, kind, options, *_ = mount.split()
+        version = {"cgroup": "v1", "cgroup2": "v2"}.get(kind)
+        if version is None or (version == "v1" and "memory" not in options.split(",")):
+            continue
+        folder = _own_group(Path(place), version)
+        if version == "v2" and "memory" not in _words(folder / "cgroup.subtree_control"):
+            continue
+        with contextlib.suppress(OSError):
+            group = MemoryGroup(folder / f"{_PREFIX}{os.getpid()}-try", version)
+            group.limit(1 << 30)
+            group.close()
+            return folder, version
+    return None
+
+
+def _own_group(mount: Path, version: str) -> Path:
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if ("memory" in controllers.split(",")) if version == "v1" else not controllers:
+            own = mount / path.lstrip("/")
+            return own if own.is_dir() else mount  # a container sees its own group as the root
+    return mount
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []
+
+
+def _remove(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:  # something still runs in it
+        return False
+    return True
