@@ -305,7 +305,7 @@ def test_sleep_ends_at_the_wall_limit(runner: Runner) -> None:
     started = time.monotonic()
     source = "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True: time.sleep(9)"
     assert attack(runner, source, limits=Limits(wall_time_s=0.4)).status is Status.WALL_TIME_LIMIT
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
 
 
 def test_limits_cannot_be_raised(runner: Runner) -> None:
@@ -330,7 +330,7 @@ def test_a_flood_of_a_gigabyte_is_cut(runner: Runner, descriptor: int) -> None:
     result = attack(runner, f"import os\nfor _ in range(1024): os.write({descriptor}, b'x' * 2**20)")
     assert result.status is Status.OUTPUT_LIMIT
     assert len(result.stdout) + len(result.stderr) == MIB
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
 
 
 def test_a_flood_that_will_not_stop_is_an_output_limit_still(runner: Runner) -> None:

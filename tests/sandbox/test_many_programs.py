@@ -15,7 +15,7 @@ from sandbox.slots import Slots
 from sandbox.types import MIB, ExecutionRequest, Limits, Status
 from tests.sandbox.runners import WAYS, profile_of, require
 
-LIMITS = Limits(cpu_time_s=0.2, wall_time_s=5, memory_bytes=64 * MIB, output_bytes=MIB, disk_bytes=MIB)
+LIMITS = Limits(cpu_time_s=0.2, wall_time_s=20, memory_bytes=64 * MIB, output_bytes=MIB, disk_bytes=MIB)
 HOSTILE = (
     "while True: pass",
     "x = bytearray(10**9)",
