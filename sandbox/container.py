@@ -24,7 +24,6 @@ from docker.errors import DockerException
 
 import docker
 from sandbox.errors import CannotIsolate, RunnerLost
-from sandbox.harness import AT_FAULT
 from sandbox.profiles import UID_RANGE, WORK_DIRS_VARIABLE
 from sandbox.types import MIB, ExecutionRequest, ExecutionResult, Request, Status
 
@@ -177,7 +176,7 @@ class ContainerRunner:
             return ExecutionResult(Status.SANDBOX_ERROR, detail=str(error))
         if canary.stdout != _CANARY.stdin:
             return ExecutionResult(Status.SANDBOX_ERROR, detail="a known-good program fails in a container")
-        return AT_FAULT
+        return ExecutionResult(Status.FORBIDDEN, detail="the program ends its runner")
 
     def _attempt(self, request: Request) -> ExecutionResult:
         with self._changed:

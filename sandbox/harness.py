@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from sandbox.child import NO_ROOM_EXIT_CODE
 from sandbox.launch import Ended, Launch
 from sandbox.peers import GONE_EXIT_CODE
 from sandbox.slots import Slots, killed_by_somebody, result_of
@@ -27,7 +26,6 @@ TEST_DRIVER = "sandbox.asserts:run_test"
 DRIVERS = ("sandbox.child:run_program", FILES_DRIVER, CALL_DRIVER, PROGRAM_DRIVER, TEST_DRIVER)
 _TESTS_OWN_S = 5.0
 """What a test may compute beyond what its program does: that is no fault of the program."""
-AT_FAULT = ExecutionResult(Status.FORBIDDEN, detail="the program ends its runner")
 
 
 def run(slots: Slots, request: ExecutionRequest) -> ExecutionResult:
@@ -36,13 +34,7 @@ def run(slots: Slots, request: ExecutionRequest) -> ExecutionResult:
     if request.files:
         names = json.dumps(list(request.files)).encode()
         launch = dataclasses.replace(launch, driver=FILES_DRIVER, inputs=(source, names, *request.files.values()))
-    ended = slots.run_fairly(launch)
-    if ended is None:
-        return AT_FAULT
-    result = result_of(ended, request.limits)
-    if request.files and result.exit_code == NO_ROOM_EXIT_CODE:
-        return ExecutionResult(Status.SANDBOX_ERROR, detail="no room for files in the work directory")
-    return result
+    return result_of(slots.run_fairly(launch), request.limits, files=bool(request.files))
 
 
 def call(slots: Slots, request: CallRequest) -> ExecutionResult:
@@ -50,9 +42,7 @@ def call(slots: Slots, request: CallRequest) -> ExecutionResult:
     payload = json.dumps({"nonce": nonce, "entry_point": request.entry_point, "args": request.args})
     inputs = (_bytes(request.source), payload.encode())
     ended = slots.run_fairly(Launch(CALL_DRIVER, inputs=inputs, num_outputs=1, limits=request.limits))
-    if ended is None:
-        return AT_FAULT
-    written, frame = ended.outputs[0], nonce.encode()
+    written, frame = ended.outputs[0] if ended else b"", nonce.encode()
     framed = len(written) > 2 * len(frame) and written.startswith(frame) and written.endswith(frame)
     report = _report(written[len(frame) : -len(frame)]) if framed else None
     result = dataclasses.replace(result_of(ended, request.limits), report=report)
@@ -63,13 +53,11 @@ def call(slots: Slots, request: CallRequest) -> ExecutionResult:
 
 def check(slots: Slots, request: AssertRequest) -> ExecutionResult:
     ended = slots.fairly(lambda processes: _run_pair(processes, request), count=2)
-    if ended is None:
-        return AT_FAULT
     result = result_of(ended, request.limits)
     if result.status is Status.NONZERO_EXIT and result.exit_code == GONE_EXIT_CODE:
         # The test hung up first, as it should.
         result = dataclasses.replace(result, status=Status.OK, exit_code=0)
-    return dataclasses.replace(result, report=_report(ended.outputs[0]) if ended.outputs else None)
+    return dataclasses.replace(result, report=_report(ended.outputs[0]) if ended and ended.outputs else None)
 
 
 def _run_pair(processes: list[WarmProcess], request: AssertRequest) -> Ended:

@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sandbox.cgroups import parent
-from sandbox.child import NO_ROOM_EXIT_CODE
 from sandbox.errors import LanguageUnavailable, RunnerLost
 from sandbox.languages import Toolchain, toolchains
 from sandbox.launch import Launch
@@ -110,12 +109,7 @@ class NativeRunner:
             data_only=toolchain.runtime_bytes is not None,
         )
         slots = self._slots_for((toolchain.language, RUN_DRIVER), toolchain.run_readable, toolchain.run_executable)
-        ended = slots.run_fairly(launch)
-        if ended is None:
-            return ExecutionResult(Status.FORBIDDEN, detail="the program ends its runner")
-        result = result_of(ended, request.limits)
-        if request.files and result.exit_code == NO_ROOM_EXIT_CODE:
-            return ExecutionResult(Status.SANDBOX_ERROR, detail="no room for files in the work directory")
+        result = result_of(slots.run_fairly(launch), request.limits, files=bool(request.files))
         if result.status in (Status.NONZERO_EXIT, Status.SIGNALLED) and _OUT_OF_MEMORY.search(
             _both_ends(result.stderr)
         ):
@@ -168,10 +162,8 @@ class NativeRunner:
         )
         slots = self._slots_for((toolchain.language, COMPILE_DRIVER, *readable), readable, toolchain.compile_executable)
         ended = slots.run_fairly(launch)
-        if ended is None:
-            return ExecutionResult(Status.COMPILE_ERROR, detail="the source ends the compiler's runner")
         result = result_of(ended, COMPILE_LIMITS)
-        if result.status is Status.OK and ended.outputs[0]:
+        if ended and result.status is Status.OK and ended.outputs[0]:
             return Artefact(ended.outputs[0])
         said = "\n".join(result.stderr.decode(errors="replace").splitlines()[:_MESSAGE_LINES])[:_MESSAGE_CHARS]
         why = "" if result.status is Status.NONZERO_EXIT else f"the compiler ended with {result.status}\n"

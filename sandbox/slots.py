@@ -129,10 +129,15 @@ def _without_room(ended: Ended) -> bool:
     return ended.wait_status != 0 and (_NO_ROOM in ended.stderr or ended.wait_status >> 8 == NO_ROOM_EXIT_CODE)
 
 
-def result_of(ended: Ended, limits: Limits) -> ExecutionResult:
+def result_of(ended: Ended | None, limits: Limits, *, files: bool = False) -> ExecutionResult:
+    """Of how a program ended under `Slots.fairly`. `files`: it was to find some in its work directory."""
+    if ended is None:
+        return ExecutionResult(Status.FORBIDDEN, detail="the program ends its runner")
+    no_room = files and ended.wait_status >> 8 == NO_ROOM_EXIT_CODE
     number = ended.wait_status & 0x7F
     return ExecutionResult(
-        status=status_of(ended, limits),
+        status=Status.SANDBOX_ERROR if no_room else status_of(ended, limits),
+        detail="no room for files in the work directory" if no_room else "",
         exit_code=None if number else ended.wait_status >> 8,
         signal=number or None,
         stdout=ended.stdout,

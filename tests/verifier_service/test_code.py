@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from sandbox.child import NO_ROOM_EXIT_CODE
 from sandbox.languages import available_languages
 from sandbox.types import ExecutionRequest, ExecutionResult, Request, Status
 from verifier_service.errors import CannotJudge, TaskRefused
@@ -124,6 +125,7 @@ CHECKER = {"language": "python", "source": "..."}
         ([ended(Status.NONZERO_EXIT, exit_code=3), ended(Status.OK)], 0.0),
         ([ended(Status.SIGNALLED), ended(Status.OK)], 0.0),
         ([ended(Status.CPU_TIME_LIMIT), ended(Status.OK)], 0.0),
+        ([ended(Status.SANDBOX_ERROR, exit_code=NO_ROOM_EXIT_CODE), ended(Status.OK)], 0.0),
     ],
 )
 def test_checkers_speak_by_exit_code_0(verdicts: list[ExecutionResult], reward: float) -> None:

@@ -8,6 +8,7 @@ accept the expected output itself cannot judge anybody.
 import dataclasses
 import json
 
+from sandbox.child import NO_ROOM_EXIT_CODE
 from sandbox.types import ExecutionRequest, Limits, Runner, Status
 from verifier_service.errors import CannotJudge
 from verifier_service.schemas import Checker, StdinTest
@@ -36,6 +37,8 @@ def _says_right(checker: Checker, test: StdinTest, output: bytes, answer: bytes,
     limits = dataclasses.replace(_LIMITS, disk_bytes=room)
     request = ExecutionRequest(checker.source, checker.language, files=files, limits=limits)
     result = runner.execute(request)
+    if result.exit_code == NO_ROOM_EXIT_CODE:
+        return False  # an output may be too large for the work directory there is; then the expected one has to fit
     if result.status is Status.SANDBOX_ERROR:
         raise CannotJudge("sandbox", result.detail)
     return result.status is Status.OK
