@@ -12,7 +12,7 @@ ARG TORCH=torch
 ARG EXTRAS=trainer
 COPY docker/dependencies.py pyproject.toml ./
 RUN --mount=type=bind,source=docker/wheels,target=/wheels \
-    python dependencies.py pyproject.toml --extras "$EXTRAS" --only pydantic,httpx,rich,psutil > requirements.txt \
+    python dependencies.py pyproject.toml --extras "$EXTRAS" --only pydantic,httpx,rich,psutil,numpy > requirements.txt \
  && pip="python -m pip --python /opt/trainer/bin/python install --no-cache-dir -q" \
  && if ls /wheels/torch-*.whl >/dev/null 2>&1; then $pip /wheels/torch-*.whl; \
     elif [ -n "$TORCH_INDEX" ]; then $pip --index-url "$TORCH_INDEX" "$TORCH"; fi \

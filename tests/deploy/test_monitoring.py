@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -44,6 +45,12 @@ def test_the_dashboard_asks_for_metrics_that_exist_and_shows_them_all() -> None:
     assert bases == registered
 
 
+def test_those_metrics_are_served(http: httpx.Client) -> None:
+    served = set(re.findall(r"^# TYPE (\w+)", http.get("/metrics").text, re.M))
+    registered = {name for name in exported() if not re.search(r"_(bucket|sum|count)$", name)}
+    assert registered <= served
+
+
 def test_scalers_ask_for_metrics_that_exist() -> None:
     triggers = [t for s in rendered("overlays/production").of("ScaledObject") for t in s["spec"]["triggers"]]
     assert asked_for(" ".join(trigger["metadata"]["query"] for trigger in triggers)) <= exported()
@@ -78,6 +85,15 @@ def test_datasource_of_the_dashboard_is_provisioned() -> None:
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-def test_alerts_fire_when_they_should() -> None:
-    done = subprocess.run(["promtool", "test", "rules", PROMETHEUS / "alerts_test.yml"], capture_output=True, text=True)
+@pytest.mark.parametrize(
+    "check",
+    [
+        ("test", "rules", "alerts_test.yml"),
+        ("check", "rules", "alerts.yml"),
+        ("check", "config", "--syntax-only", "prometheus.yml"),
+    ],
+    ids=["alerts fire when they should", "alerts", "config"],
+)
+def test_prometheus_own_tool(check: tuple[str, ...]) -> None:
+    done = subprocess.run(["promtool", *check], cwd=PROMETHEUS, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
