@@ -1,13 +1,14 @@
 """Dynamic sampling: which groups are trained on, and the bookkeeping of refills, as a state that functions replace.
 
-    refill = start_refill(num_wanted, carry, policy_version, config)
-    while (count := num_to_ask(refill, config)) > 0:
-        refill = add_round(refill, <count new groups, rolled out and judged>, config)
-    groups, carry = finish(refill, config)
+    refill = start_refill(num_wanted, carry, policy_version, first_index, config)
+    while not refill.is_full:
+        refill = asked(refill, num_to_ask(refill, config))
+        refill = add(refill, <a group, rolled out and judged>, config)
+    groups, carry = refill.accepted, ...
 
-Groups enter in the order in which their prompts were drawn (`RolloutGroup.index`), never in order of arrival, so that
-what is trained on does not depend on which grader was quicker. Nothing here raises: when the rounds are used up the
-step trains on what there is, if need be on nothing.
+Groups are decided in the order in which their prompts were drawn (`RolloutGroup.index`), never in order of arrival, so
+that what is trained on does not depend on which grader was quicker, nor on which completions were short. Nothing here
+raises: when no more may be asked for the step trains on what there is, if need be on nothing.
 """
 
 import math
@@ -48,35 +49,45 @@ def group_fate(group: RolloutGroup, config: FilterConfig) -> Fate:
 class Refill:
     """Where a step's refilling stands.
 
-    Refill(num_wanted=4, accepted=(g0, g2, g3), num_rounds=1, num_zero_spread=1) still lacks one group.
+    Refill(num_wanted=4, next_index=3, num_asked=5, decided=(g0, g1, g2), accepted=(g0, g2), ahead=(g4,)) waits for g3.
     """
 
     num_wanted: int
     """Groups a full step trains on."""
-    accepted: tuple[RolloutGroup, ...] = ()
-    """In prompt order, carried ones first; may be more than wanted."""
-    num_rounds: int = 0
+    next_index: int
+    """Index of the group to be decided next."""
+    num_asked: int = 0
+    """Groups asked for in this step, or carried into it."""
     num_carried: int = 0
-    """Of the accepted, how many came from the carry buffer."""
     num_stale: int = 0
     """Carried groups dropped for their age."""
+    decided: tuple[RolloutGroup, ...] = ()
+    """In prompt order, kept or not; what comes behind a full step is decided in the next one."""
+    accepted: tuple[RolloutGroup, ...] = ()
+    """Those of the decided ones to train on, at most `num_wanted`."""
+    ahead: tuple[RolloutGroup, ...] = ()
+    """Judged, but not yet their turn."""
     num_zero_spread: int = 0
     num_too_few_known: int = 0
 
     @property
-    def num_judged(self) -> int:
-        """New groups of this step, kept or not."""
-        return len(self.accepted) - self.num_carried + self.num_zero_spread + self.num_too_few_known
+    def is_full(self) -> bool:
+        return len(self.accepted) >= self.num_wanted
+
+    @property
+    def num_in_flight(self) -> int:
+        """Groups asked for that nothing is known of."""
+        return self.num_asked - len(self.decided) - len(self.ahead)
 
     @property
     def kept_group_frac(self) -> float:
-        """Share of the judged groups that were kept; 1 where none was judged."""
-        return (len(self.accepted) - self.num_carried) / self.num_judged if self.num_judged else 1.0
+        """Share of the decided groups that were kept; 1 where none was decided."""
+        return len(self.accepted) / len(self.decided) if self.decided else 1.0
 
     @property
     def fill_frac(self) -> float:
         """How much of a full step there is, in [0, 1]; below 1 is starvation."""
-        return min(1.0, len(self.accepted) / self.num_wanted)
+        return len(self.accepted) / self.num_wanted
 
 
 def in_prompt_order(groups: Iterable[RolloutGroup]) -> tuple[RolloutGroup, ...]:
@@ -88,39 +99,51 @@ def age_of(group: RolloutGroup, policy_version: int) -> int:
     return policy_version - min(rollout.policy_version for rollout in group.rollouts)
 
 
-def start_refill(num_wanted: int, carry: Sequence[RolloutGroup], policy_version: int, config: FilterConfig) -> Refill:
-    """A step's beginning: what was carried over counts first, unless it is too old."""
-    fresh = [group for group in carry if age_of(group, policy_version) <= config.max_carry_steps]
-    return Refill(
+def start_refill(
+    num_wanted: int, carry: Sequence[RolloutGroup], policy_version: int, num_drawn: int, config: FilterConfig
+) -> tuple[Refill, tuple[RolloutGroup, ...]]:
+    """A step's beginning, and what was carried into it and is not too old, in prompt order; it comes first.
+
+    `num_drawn`: prompts drawn so far, so the index of the next.
+    """
+    fresh = in_prompt_order(group for group in carry if age_of(group, policy_version) <= config.max_carry_steps)
+    refill = Refill(
         num_wanted=num_wanted,
-        accepted=in_prompt_order(fresh),
+        next_index=fresh[0].index if fresh else num_drawn,
+        num_asked=len(fresh),
         num_carried=len(fresh),
         num_stale=len(carry) - len(fresh),
     )
+    return refill, fresh
 
 
 def num_to_ask(refill: Refill, config: FilterConfig) -> int:
-    """Prompts to draw for the next round; 0 when the step is full or its rounds are used up."""
-    missing = refill.num_wanted - len(refill.accepted)
-    if missing <= 0 or refill.num_rounds >= config.max_rounds:
-        return 0
-    return math.ceil(missing * config.oversample)
+    """Prompts to draw now: `oversample` for every group still missing, less those that are on their way.
+
+    A step asks for at most `max_rounds` times what it would ask for at first.
+    """
+    missing = refill.num_wanted - len(refill.accepted) - sum(group_fate(g, config) is Fate.KEPT for g in refill.ahead)
+    at_most = config.max_rounds * math.ceil(refill.num_wanted * config.oversample) + refill.num_carried
+    wanted = math.ceil(missing * config.oversample) - refill.num_in_flight if missing > 0 else 0
+    return max(0, min(wanted, at_most - refill.num_asked))
 
 
-def add_round(refill: Refill, groups: Iterable[RolloutGroup], config: FilterConfig) -> Refill:
-    """The state after one round's groups, in whatever order they arrived."""
-    judged = [(group, group_fate(group, config)) for group in in_prompt_order(groups)]
-    fates = [fate for _, fate in judged]
-    return replace(
-        refill,
-        accepted=refill.accepted + tuple(group for group, fate in judged if fate is Fate.KEPT),
-        num_rounds=refill.num_rounds + 1,
-        num_zero_spread=refill.num_zero_spread + fates.count(Fate.ZERO_SPREAD),
-        num_too_few_known=refill.num_too_few_known + fates.count(Fate.TOO_FEW_KNOWN),
-    )
+def asked(refill: Refill, count: int) -> Refill:
+    return replace(refill, num_asked=refill.num_asked + count)
 
 
-def finish(refill: Refill, config: FilterConfig) -> tuple[tuple[RolloutGroup, ...], tuple[RolloutGroup, ...]]:
-    """The groups to train on, at most `num_wanted`, and those to carry to the next step."""
-    surplus = refill.accepted[refill.num_wanted :]
-    return refill.accepted[: refill.num_wanted], surplus if config.max_carry_steps > 0 else ()
+def add(refill: Refill, group: RolloutGroup, config: FilterConfig) -> Refill:
+    """The state with one more judged group; it and those that waited for it are decided as far as their turn comes."""
+    refill = replace(refill, ahead=in_prompt_order([*refill.ahead, group]))
+    while refill.ahead and refill.ahead[0].index == refill.next_index and not refill.is_full:
+        first, fate = refill.ahead[0], group_fate(refill.ahead[0], config)
+        refill = replace(
+            refill,
+            next_index=refill.next_index + 1,
+            decided=(*refill.decided, first),
+            accepted=(*refill.accepted, first) if fate is Fate.KEPT else refill.accepted,
+            ahead=refill.ahead[1:],
+            num_zero_spread=refill.num_zero_spread + (fate is Fate.ZERO_SPREAD),
+            num_too_few_known=refill.num_too_few_known + (fate is Fate.TOO_FEW_KNOWN),
+        )
+    return refill

@@ -42,15 +42,15 @@ def step_metrics(
     sync_difference: float,
     scores: ValidationScores | None,
 ) -> dict[str, Any]:
-    """One line of metrics. Rewards are those of all groups judged in the step, kept or not; NaN where not measured."""
+    """One line of metrics. Rewards are those of all groups decided in the step, kept or not; NaN where not measured."""
     refill, rewards = collected.refill, collected.rewards
-    lengths = [len(r.token_ids) for g in collected.judged for r in g.rollouts]
+    lengths = [len(r.token_ids) for g in refill.decided for r in g.rollouts]
     nan = float("nan")
     loss_means = {name: stats.means.get(name, nan) for name in LOSS_MEANS}
     metrics = {
         "step": state.step,
         "era": state.era,
-        **reward_summary(collected.judged),
+        **reward_summary(refill.decided),
         **loss_means,
         "grad_norm": stats.grad_norm,
         "learning_rate": stats.learning_rate,
@@ -60,18 +60,18 @@ def step_metrics(
         "completion_tokens_max": max(lengths, default=0),
         "kept_group_frac": refill.kept_group_frac,
         "fill_frac": refill.fill_frac,
-        "num_rounds": refill.num_rounds,
+        "num_groups": len(refill.decided),
         "num_carried": refill.num_carried,
         "reward_error_frac": rewards.unknown_frac,
         "sync_difference": sync_difference,
-        "tokens_per_s": sum(lengths) / clock.total_s,
+        "tokens_per_s": collected.num_tokens / clock.total_s,
         "time_step_s": clock.total_s,
         "time_generate_s": rewards.generate_s,
         "time_reward_s": rewards.wait_s,
         "time_reward_busy_s": rewards.busy_s,
         "time_update_s": clock["update"],
         "time_sync_s": clock["sync"],
-        "domains": {name: reward_summary(groups) for name, groups in by_domain(collected.judged).items()},
+        "domains": {name: reward_summary(groups) for name, groups in by_domain(refill.decided).items()},
     }
     return metrics | ({"validation": scores.for_metrics()} if scores else {})
 

@@ -1,34 +1,40 @@
-"""One step's groups: prompts are drawn, rolled out and judged, in rounds, until enough can be trained on."""
+"""One step's groups: prompts are drawn, rolled out and judged, and drawn again for those that cannot be trained on.
 
-from collections import Counter
-from collections.abc import Sequence
+All of it overlaps: while the engine generates, finished groups are judged, and for those that are dropped other
+prompts go to the engine. Yet nothing depends on how quick a grader is. A verdict is taken at a fixed place in the order
+in which groups are finished, and waited for there; and groups are decided in the order of their prompts.
+"""
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from trainer.engine.protocol import Engine, RolloutRequest, Sampling, sampling_seed
-from trainer.filter import Refill, add_round, finish, num_to_ask, start_refill
+from trainer.filter import Refill, add, asked, in_prompt_order, num_to_ask, start_refill
 from trainer.overlong import apply_overlong
 from trainer.parallel import ALONE, Ranks
 from trainer.prompts import PromptSource
-from trainer.reward import RewardStats, Scorer
+from trainer.reward import RewardStats, Scorer, Scoring
 from trainer.run_config import RunConfig
 from trainer.state import RunState
-from trainer.types import Prompt, RolloutGroup
+from trainer.types import RolloutGroup
 
 
 @dataclass(frozen=True)
 class Collected:
     """What a step has to train on and what it saw."""
 
-    groups: tuple[RolloutGroup, ...]
-    """To train on, shaped rewards set."""
-    carry: tuple[RolloutGroup, ...]
-    """For the next step."""
-    judged: tuple[RolloutGroup, ...]
-    """Every group of this step, kept or not, in prompt order; metrics are made of these."""
     refill: Refill
+    """With the groups to train on, shaped rewards set, and all that were decided; metrics are made of these."""
+    carry: tuple[RolloutGroup, ...]
+    """For the next step; those without verdicts are being judged."""
     rewards: RewardStats
     num_prompts: int
     """Prompts drawn since the run began."""
+    num_tokens: int
+    """Completion tokens sampled in the step."""
 
 
 def roll_out(
@@ -39,13 +45,17 @@ def roll_out(
     step: int,
     stats: RewardStats,
     ranks: Ranks,
+    unjudged: Sequence[RolloutGroup] = (),
 ) -> list[RolloutGroup]:
-    """The judged groups of all requests, in prompt order, on every rank; each asks its own engine for its share."""
-    own = RewardStats()
-    groups = scorer.score(engine.rollout(requests[ranks.rank :: ranks.size], sampling), step, own)
+    """The judged groups of all requests, in prompt order, on every rank; each asks its own engine for its share.
+
+    With them the groups `unjudged`, which were rolled out before.
+    """
+    own, share = RewardStats(), slice(ranks.rank, None, ranks.size)
+    groups = scorer.score(chain(unjudged[share], engine.rollout(requests[share], sampling)), step, own)
     shares = ranks.gather((groups, own))
     stats.add([share for _, share in shares])
-    return sorted((group for groups, _ in shares for group in groups), key=lambda group: group.index)
+    return list(in_prompt_order(group for groups, _ in shares for group in groups))
 
 
 class Collector:
@@ -60,54 +70,136 @@ class Collector:
         ranks: Ranks = ALONE,
     ) -> None:
         self.prompts = prompts
-        self._prompt_ids = prompt_ids
-        self._engine = engine
-        self._scorer = scorer
-        self._ranks = ranks
+        self.prompt_ids = prompt_ids
+        self.engine = engine
+        self.scorer = scorer
+        self.ranks = ranks
+        self.under_way: dict[int, Scoring] = {}
+        """By index, carried groups that were sent already; a run that was killed sends them again."""
 
     def collect(self, step: int, state: RunState, config: RunConfig) -> Collected:
         """Groups of one step; the prompt source moves on, `state` is only read."""
-        refill = start_refill(config.prompts_per_step, state.carry, state.step, config.filter)
-        judged: list[RolloutGroup] = []
-        rewards = RewardStats()
-        num_prompts = state.num_prompts
-        visits: Counter[str] = Counter()
-        sampling = Sampling(config.sampling.temperature, config.sampling.max_tokens)
-        while (count := num_to_ask(refill, config.filter)) > 0:
-            drawn = self.prompts.next_batch(count, config.data.shares, config.data.retire_after)
-            # A rollback must not sample its way into the same trouble again.
-            seed_of = f"{config.seed}+{state.guards.num_rollbacks}"
-            requests = self.requests(drawn, num_prompts, seed_of, step, config.group_size, visits)
-            groups = roll_out(self._engine, self._scorer, requests, sampling, step, rewards, self._ranks)
-            groups = [apply_overlong(g, config.sampling.max_tokens, step, config.overlong) for g in groups]
+        collection = _Collection(self, step, state, config)
+        if self.ranks.size == 1:
+            collection.stream()
+        else:
+            collection.rounds()
+        for group in collection.refill.decided:
+            self.prompts.record(group.prompt.id, all(r.reward == 1.0 for r in group.rollouts))
+        self.under_way = {scoring.group.index: scoring for scoring in collection.sent}
+        carry = in_prompt_order([*collection.refill.ahead, *(scoring.group for scoring in collection.sent)])
+        return Collected(
+            collection.refill,
+            carry if config.filter.max_carry_steps else (),
+            collection.rewards,
+            collection.num_prompts,
+            collection.num_tokens,
+        )
+
+
+class _Collection:
+    """A step in the making."""
+
+    def __init__(self, collector: Collector, step: int, state: RunState, config: RunConfig) -> None:
+        self._collector = collector
+        self._step = step
+        self._config = config
+        self._sampling = Sampling(config.sampling.temperature, config.sampling.max_tokens)
+        # A rollback must not sample its way into the same trouble again.
+        self._seed = f"{config.seed}+{state.guards.num_rollbacks}"
+        self._visits: Counter[str] = Counter()
+        """The step's groups of each prompt: one that comes again goes on counting its samples."""
+        self._requests: deque[RolloutRequest] = deque()
+        """Not yet with the engine."""
+        self._num_generating = 0
+        self.sent: deque[Scoring] = deque()
+        """Groups whose verdicts were not taken yet, in the order in which they were finished."""
+        self._first_index = self.num_prompts = state.num_prompts
+        self.rewards = RewardStats()
+        self.num_tokens = 0
+        self.refill, carried = start_refill(
+            config.prompts_per_step, state.carry, state.step, state.num_prompts, config.filter
+        )
+        self._unjudged = [group for group in carried if group.rollouts[0].verdict is None]
+        for group in carried:
+            if group.rollouts[0].verdict is not None:
+                self._decide(group)
+
+    def stream(self) -> None:
+        """Generate, judge and refill at the same time."""
+        begun = time.monotonic()
+        for group in self._unjudged:
+            self._send(group)
+        self._ask()
+        for group in self._collector.engine.rollout(self._next_requests(), self._sampling):
+            self._num_generating -= 1
+            self._count_tokens(group)
+            self._send(group)
+            if len(self.sent) > self._config.reward.max_concurrency and not self.refill.is_full:
+                self._take_verdict()
+        self.rewards.generate_s = time.monotonic() - begun - self.rewards.wait_s
+
+    def rounds(self) -> None:
+        """Several ranks refill in rounds: all have to know all verdicts before they draw the same prompts."""
+        collector, unjudged = self._collector, self._unjudged
+        self._ask()
+        while self._requests or unjudged:
+            requests = list(self._requests)
+            self._requests.clear()
+            groups = roll_out(
+                collector.engine, collector.scorer, requests, self._sampling, self._step, self.rewards,
+                collector.ranks, unjudged,
+            )  # fmt: skip
             for group in groups:
-                self.prompts.record(group.prompt.id, all(r.reward == 1.0 for r in group.rollouts))
-            judged += groups
-            num_prompts += count
-            refill = add_round(refill, groups, config.filter)
-            if rewards.unknown_frac > config.reward.max_error_frac:
-                break  # the step will not be trained on: no more rounds for a service that is away
-        kept, carry = finish(refill, config.filter)
-        return Collected(kept, carry, tuple(judged), refill, rewards, num_prompts)
+                self._decide(group)
+                self._count_tokens(group)
+            unjudged = []
+            self._ask()
 
-    def requests(
-        self,
-        prompts: Sequence[Prompt],
-        first_index: int,
-        seed: str,
-        step: int,
-        group_size: int,
-        visits: Counter[str],
-    ) -> list[RolloutRequest]:
-        """Requests whose seeds follow from run seed, step, prompt and sample.
+    def _next_requests(self) -> Iterator[RolloutRequest | None]:
+        """What the engine asks for when it has room; with nothing left to generate, verdicts say what comes next."""
+        while True:
+            if self._requests:
+                self._num_generating += 1
+                yield self._requests.popleft()
+            elif self._num_generating:
+                yield None
+            elif self.sent and not self.refill.is_full:
+                self._take_verdict()
+            else:
+                return
 
-        `visits` counts the step's groups of each prompt: one that comes again goes on counting its samples, else few
-        prompts would give the same completions over and over.
-        """
-        requests = []
-        for i, prompt in enumerate(prompts):
-            first = visits[prompt.id] * group_size
-            visits[prompt.id] += 1
-            seeds = tuple(sampling_seed(seed, step, prompt.id, first + k) for k in range(group_size))
-            requests.append(RolloutRequest(first_index + i, prompt, self._prompt_ids[prompt.id], seeds))
-        return requests
+    def _count_tokens(self, group: RolloutGroup) -> None:
+        if group.index >= self._first_index:
+            self.num_tokens += sum(len(rollout.token_ids) for rollout in group.rollouts)
+
+    def _send(self, group: RolloutGroup) -> None:
+        scoring = self._collector.under_way.get(group.index)
+        if scoring is None or scoring.group != group:
+            scoring = self._collector.scorer.submit(group, self._step)
+        self.sent.append(scoring)
+
+    def _take_verdict(self) -> None:
+        """Wait for the verdicts of the group that was finished longest ago."""
+        self._decide(self._collector.scorer.result(self.sent.popleft(), self.rewards))
+        self._ask()
+
+    def _decide(self, group: RolloutGroup) -> None:
+        config = self._config
+        shaped = apply_overlong(group, config.sampling.max_tokens, self._step, config.overlong)
+        self.refill = add(self.refill, shaped, config.filter)
+
+    def _ask(self) -> None:
+        """Draw the prompts that are still needed."""
+        config, prompts = self._config, self._collector.prompts
+        if self.rewards.num_unknown > config.reward.max_error_frac * self.refill.num_asked * config.group_size:
+            return  # the step will not be trained on: nothing more for a service that is away
+        count = num_to_ask(self.refill, config.filter)
+        for prompt in prompts.next_batch(count, config.data.shares, config.data.retire_after):
+            first = self._visits[prompt.id] * config.group_size
+            self._visits[prompt.id] += 1
+            seeds = tuple(sampling_seed(self._seed, self._step, prompt.id, first + k) for k in range(config.group_size))
+            prompt_ids = self._collector.prompt_ids[prompt.id]
+            self._requests.append(RolloutRequest(self.num_prompts, prompt, prompt_ids, seeds))
+            self.num_prompts += 1
+        self.refill = asked(self.refill, count)

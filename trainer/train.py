@@ -64,7 +64,7 @@ def train_step(run: Run) -> dict[str, Any]:
 
     # Rewards that are mostly unknown say nothing, or something biased: the step passes, the policy stays.
     trusted = collected.rewards.unknown_frac <= config.reward.max_error_frac
-    samples = assign_advantages(collected.groups, config.advantage) if trusted else []
+    samples = assign_advantages(collected.refill.accepted, config.advantage) if trusted else []
     ranks = run.ranks
     batches = build_batches(samples, config.updates_per_step, config.tokens_per_microbatch, ranks.rank, ranks.size)
     configure(run.optimizer, config.optimizer, step - run.state.triggers.era_start_step)
@@ -79,7 +79,7 @@ def train_step(run: Run) -> dict[str, Any]:
     scores = validate(run) if validation_is_due(run, step) else None
 
     metrics = ranks.gather(step_metrics(run.state, collected, stats, clock, sync_difference, scores))[0]
-    run.write(metrics, collected.judged)
+    run.write(metrics, collected.refill.decided)
 
     guards, alarm = watch(run.state.guards, watched(metrics, stats), config.guard)
     run.state = replace(run.state, guards=guards)
@@ -114,5 +114,5 @@ def advance(run: Run, step: int, collected: Collected, stats: UpdateStats, confi
         draws=run.collector.prompts.state,
         carry=collected.carry,
         triggers=triggers,
-        num_tokens=state.num_tokens + sum(len(r.token_ids) for g in collected.judged for r in g.rollouts),
+        num_tokens=state.num_tokens + collected.num_tokens,
     )

@@ -99,10 +99,45 @@ class Failing(FakeService):
 )
 def test_what_the_service_cannot_say_is_unknown_and_never_zero(problem: Problem | None, reason: str) -> None:
     stats = RewardStats()
-    lost, *others = scorer(Failing(problem)).score(GROUPS, 1, stats)
+    others, lost = [], None
+    for found in scorer(Failing(problem), max_concurrency=1).score([*GROUPS[::2], GROUPS[1]], 1, stats):
+        if found.index == 2:
+            lost = found
+        else:
+            others.append(found)
+    assert lost is not None
     assert {(r.reward, r.verdict.reason) for r in lost.rollouts if r.verdict} == {(None, reason)}
     assert all(r.reward is not None for g in others for r in g.rollouts)
     assert stats.unknown_frac == pytest.approx(3 / 9)
+
+
+class Away(FakeService):
+    """Cannot be reached; every call takes the client's whole patience."""
+
+    def __init__(self, problem: Problem | None) -> None:
+        super().__init__(by_chance)
+        self.problem = problem
+        self.num_calls = 0
+
+    def score(self, items: Sequence[Item], *, deadline_s: float, request_id: str) -> ScoreResponse:
+        self.num_calls += 1
+        raise ServiceError("down", self.problem)
+
+
+@pytest.mark.parametrize("problem", [None, Problem(type="about:blank", title="t", status=503, detail="d")])
+def test_an_outage_is_waited_out_once_a_step(problem: Problem | None) -> None:
+    service = Away(problem)
+    one_at_a_time = scorer(service, max_concurrency=1)
+    for step in (1, 2):
+        stats = RewardStats()
+        one_at_a_time.score([group(i, [None] * 2) for i in range(20)], step, stats)
+        assert (service.num_calls, stats.num_unknown) == (step, 40)
+
+
+def test_what_one_group_is_refused_costs_no_other() -> None:
+    service = Away(Problem(type="about:blank", title="t", status=422, detail="d"))
+    scorer(service, max_concurrency=1).score([group(i, [None]) for i in range(3)], 1, RewardStats())
+    assert service.num_calls == 3
 
 
 def test_the_idempotency_key_names_what_is_judged() -> None:
@@ -113,3 +148,4 @@ def test_the_idempotency_key_names_what_is_judged() -> None:
 
     assert key(1, 2) == key(1, 2)
     assert len({key(1, 2), key(2, 2), key(1, 3), key(1, 2, "other"), key(1, 2, deadline_s=9)}) == 5
+    assert len(key(10**6, 10**9, "long" * 60)) <= 200
