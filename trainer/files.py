@@ -12,7 +12,7 @@ from pathlib import Path
 def folder_atomically(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder that takes the place of `folder` when the block ends without an error.
 
-    A folder already there is removed just before: a crash in that moment leaves neither, or a damaged old one.
+    A folder already there is put aside just before; after a crash in that moment `finish_replacing` puts it back.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.tmp")
@@ -22,10 +22,22 @@ def folder_atomically(folder: Path) -> Iterator[Path]:
     for path in temporary.rglob("*"):
         if path.is_file():
             sync_file(path)
+    aside = folder.with_name(f".{folder.name}.old")
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.replace(aside)
     temporary.replace(folder)
     sync_directory(folder.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def finish_replacing(parent: Path) -> None:
+    """Put folders back that a crash left aside; nothing else may be writing in `parent`."""
+    for aside in parent.glob(".*.old"):
+        folder = aside.with_name(aside.name.removeprefix(".").removesuffix(".old"))
+        if folder.exists():
+            shutil.rmtree(aside)
+        else:
+            aside.replace(folder)
 
 
 def sync_file(path: Path) -> None:

@@ -17,7 +17,7 @@ from trainer.checkpoint import Checkpoint, Checkpoints
 from trainer.demo import make_demo_model
 from trainer.engine.torch_engine import TorchEngine
 from trainer.errors import CheckpointError, ConfigError
-from trainer.files import folder_atomically
+from trainer.files import finish_replacing, folder_atomically
 from trainer.jsonl import read_jsonl, write_atomically
 from trainer.ledger import Ledger
 from trainer.metrics import METRICS_FILE, MetricsWriter
@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.toml"
 NUM_PROBES = 8
+SYNC_TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.5}
+"""With `engine.sync_tolerance` unset. A logit of 20 in bfloat16 is rounded by up to 0.06, and layers add theirs."""
 FIXED = ("seed", "model", "sampling.temperature")
 """Keys that a resumed run cannot change."""
 
@@ -82,7 +84,8 @@ def open_run(config: RunConfig, client: RewardClient, sample: Sampler, ranks: Ra
         except BaseException:
             run.close()
             raise
-        run.note("resume", "killed" if run.state.step < config.num_steps else "again", changes)
+        over = run.state.step >= config.num_steps
+        run.note("resume", "again" if over else "prolonged" if run.finished else "killed", changes)
     # Only now: a config that could not be opened binds nobody, and its changes are news until the ledger has them.
     if ranks.is_main:
         write_atomically(config.run_dir / CONFIG_FILE, tomli_w.dumps(config.as_source()))
@@ -91,6 +94,8 @@ def open_run(config: RunConfig, client: RewardClient, sample: Sampler, ranks: Ra
 
 def latest(config: RunConfig, checkpoints: Checkpoints) -> Checkpoint | None:
     """The checkpoint to go on from. Raises CheckpointError where there was one and is no more."""
+    for folder in ("checkpoints", "eras"):
+        finish_replacing(config.run_dir / folder)
     checkpoint = checkpoints.load_latest()
     if checkpoint is None and read_jsonl(config.run_dir / METRICS_FILE):
         raise CheckpointError(f"{config.run_dir} has metrics but no checkpoint to go on from; use another run_dir")
@@ -131,6 +136,7 @@ def assemble(
         ledger=Ledger(config.run_dir),
         metrics=MetricsWriter(config.run_dir, checkpoint.state.step if checkpoint else -1) if ranks.is_main else None,
         state=RunState(),
+        sync_tolerance=config.engine.sync_tolerance or SYNC_TOLERANCES[compute_dtype(config.model, ranks)],
     )
 
 

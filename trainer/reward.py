@@ -86,8 +86,12 @@ class Scorer:
         self._config = config
         self._run = run_name[:64]  # to recognise in logs; a request id holds 200 characters at most
         self._pool = ThreadPoolExecutor(config.max_concurrency, thread_name_prefix="reward")
-        self._away: tuple[int, ServiceError] | None = None
-        """The step in which the service was found away; its other groups are lost without more waiting."""
+        self._away: ServiceError | None = None
+        """Set when the service was waited for in vain: the step's other groups are lost without more waiting."""
+
+    def begin_step(self) -> None:
+        """Whatever was: the service is worth waiting for once more."""
+        self._away = None
 
     def submit(self, group: RolloutGroup, step: int) -> Scoring:
         """Send a group while others are generated."""
@@ -127,14 +131,14 @@ class Scorer:
         digest = hashlib.blake2b(body.encode(), digest_size=8).hexdigest()
         request_id = f"{self._run}-{step}-{group.index}-{digest}"
         try:
-            if self._away is not None and self._away[0] == step:
-                raise self._away[1]
+            if self._away is not None:
+                raise self._away
             response = self._client.score([item], deadline_s=self._config.deadline_s, request_id=request_id)
         except ServiceError as error:
-            if self._away is None or self._away[1] is not error:
+            if error is not self._away:
                 logger.warning("step %d: no verdicts for %s: %s", step, group.prompt.id, error)
             if error.problem is None or error.problem.status in RETRIED_STATUSES:
-                self._away = step, error
+                self._away = error
             return _Answer([lost_verdict(group, error)] * len(group.rollouts), begun, time.monotonic())
         return _Answer(list(response.items[0].verdicts), begun, time.monotonic())
 

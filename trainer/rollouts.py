@@ -79,6 +79,7 @@ class Collector:
 
     def collect(self, step: int, state: RunState, config: RunConfig) -> Collected:
         """Groups of one step; the prompt source moves on, `state` is only read."""
+        self.scorer.begin_step()
         collection = _Collection(self, step, state, config)
         if self.ranks.size == 1:
             collection.stream()

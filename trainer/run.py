@@ -50,6 +50,8 @@ class Run:
     metrics: MetricsWriter | None
     """None on all ranks but the first."""
     state: RunState
+    sync_tolerance: float
+    """See EngineConfig."""
 
     def fingerprint(self) -> Fingerprint:
         """What must be the same after a resume."""
@@ -65,8 +67,8 @@ class Run:
 
     def push(self) -> float:
         """Give the engine the policy's weights; returns the largest difference of log-probabilities."""
-        tolerance = self.config.engine.sync_tolerance
-        return max(self.ranks.gather(push_weights(self.policy, self.engine, self.state.step, self.probe, tolerance)))
+        difference = push_weights(self.policy, self.engine, self.state.step, self.probe, self.sync_tolerance)
+        return max(self.ranks.gather(difference))
 
     def write(self, metrics: Mapping[str, Any], judged: Sequence[RolloutGroup]) -> None:
         """The step's line of metrics, and its rollouts where they are due."""
@@ -113,7 +115,7 @@ class Run:
         self.state = checkpoint.state
         self.collector.prompts.state = checkpoint.state.draws
         self.push()
-        check_fingerprint(checkpoint.fingerprint, self.fingerprint(), self.config.engine.sync_tolerance)
+        check_fingerprint(checkpoint.fingerprint, self.fingerprint(), self.sync_tolerance)
 
     def stage_config(self, step: int) -> RunConfig:
         """The config of a step; where a stage begins with it the ledger gets a line."""

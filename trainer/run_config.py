@@ -74,8 +74,9 @@ class EngineConfig(Section):
     """`torch`: batched sampling in this process, for CPU and tests."""
     max_rows: Count = 256
     """Completions sampled at once."""
-    sync_tolerance: Positive = 1e-3
-    """Largest difference of log-probabilities, trainer against engine, with which a weight sync counts as arrived."""
+    sync_tolerance: Positive | None = None
+    """Largest difference of log-probabilities, trainer against engine, with which a weight sync counts as arrived.
+    Unset: 1e-3 in float32, 0.5 in bfloat16."""
 
 
 class SamplingConfig(Section):
@@ -179,11 +180,15 @@ class ValidationConfig(Mixture):
     """Each k of pass@k; needs at least k samples."""
     threshold: Fraction = 1.0
     """A completion passes with at least this reward."""
+    thresholds: dict[str, Fraction] = Field(default={})
+    """The same by set, where one has rewards that are fractions."""
 
     @model_validator(mode="after")
-    def _enough_samples(self) -> Self:
+    def _fits(self) -> Self:
         if max(self.pass_at, default=0) > self.num_samples:
             raise ValueError("pass_at needs at least as many samples")
+        if unknown := self.thresholds.keys() - {source.name for source in self.sources}:
+            raise ValueError(f"thresholds of unknown sources: {', '.join(sorted(unknown))}")
         return self
 
 
@@ -255,15 +260,24 @@ class RunConfig(Section):
             raise ValueError("reset.kl_ceiling and guard.kl_ref need a loss.kl_coef above 0: else no KL is measured")
         return self
 
+    @model_validator(mode="after")
+    def _ramp_fits(self) -> Self:
+        if self.overlong.rule == "soft" and self.overlong.soft_cache_tokens > self.sampling.max_tokens:
+            raise ValueError("overlong.soft_cache_tokens must not exceed sampling.max_tokens")
+        return self
+
     _source: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def from_dict(cls, source: Mapping[str, Any]) -> Self:
-        """Raises pydantic's ValidationError, also for what a stage would set."""
+        """Raises pydantic's ValidationError, also for what a stage would set, alone or on top of those before it."""
         config = cls.model_validate(source)
         config._source = dict(source)
+        merged: Mapping[str, Any] = source
         for stage in config.stages:
             cls.model_validate(with_settings(source, stage.set))
+            merged = with_settings(merged, stage.set)
+            cls.model_validate(merged)
         return config
 
     def as_source(self) -> dict[str, Any]:
@@ -276,7 +290,11 @@ class RunConfig(Section):
         for stage in self.stages:
             if stage.has_begun(step, era):
                 source = with_settings(source, stage.set)
-        return self if source is self._source else RunConfig.from_dict(source)
+        if source is self._source:
+            return self
+        config = RunConfig.model_validate(source)
+        config._source = dict(source)
+        return config
 
     def derived(self) -> dict[str, str]:
         """What follows from the config, printed at the start of a run, never configured."""

@@ -130,6 +130,7 @@ def test_an_outage_is_waited_out_once_a_step(problem: Problem | None) -> None:
     one_at_a_time = scorer(service, max_concurrency=1)
     for step in (1, 2):
         stats = RewardStats()
+        one_at_a_time.begin_step()
         one_at_a_time.score([group(i, [None] * 2) for i in range(20)], step, stats)
         assert (service.num_calls, stats.num_unknown) == (step, 40)
 
