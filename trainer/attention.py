@@ -1,13 +1,16 @@
 """Attention over packed sequences: each sequence of a row attends to itself only, and no T x T mask is ever made.
 
-Registered in transformers under the name `packed`. Sequences of like length share one causal kernel call; the
-shorter ones are filled up on the right *inside the call only*, which causal attention cannot see.
+Registered in transformers under the name `packed`. On a GPU in half precision one call of torch's kernel for sequences
+of any length does it. Elsewhere sequences of like length share one causal kernel call; the shorter ones are filled up
+on the right *inside the call only*, which causal attention cannot see.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 
 import torch
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
@@ -26,6 +29,10 @@ class PackedLayout:
     """For each kernel call int64 [sequences, longest]: indices into the row; the last token repeated as filling."""
     scatter: torch.Tensor
     """int64 [T]: for each token of the row its place in the calls' outputs, laid one behind the other."""
+    bounds: torch.Tensor
+    """int32 [sequences + 1]: where each sequence begins, and where the last one ends."""
+    longest: int
+    """Tokens of the longest sequence."""
 
 
 def lay_out(lengths: Sequence[int], device: torch.device) -> PackedLayout:
@@ -45,7 +52,8 @@ def lay_out(lengths: Sequence[int], device: torch.device) -> PackedLayout:
         scatter[gather[real]] = places[real]
         gathers.append(gather.to(device))
         offset += gather.numel()
-    return PackedLayout(tuple(gathers), scatter.to(device))
+    bounds = torch.tensor(starts, dtype=torch.int32, device=device)
+    return PackedLayout(tuple(gathers), scatter.to(device), bounds, max(lengths))
 
 
 def _calls(lengths: Sequence[int]) -> list[list[int]]:
@@ -77,9 +85,12 @@ def packed_attention(
 
     Raises ValueError for a sliding window shorter than a sequence, which this kernel does not know.
     """
-    longest = max(gather.shape[1] for gather in layout.gathers)
-    if sliding_window is not None and sliding_window < longest:
-        raise ValueError(f"packed attention has no sliding window ({sliding_window} < sequence of {longest} tokens)")
+    if sliding_window is not None and sliding_window < layout.longest:
+        raise ValueError(
+            f"packed attention has no sliding window ({sliding_window} < sequence of {layout.longest} tokens)"
+        )
+    if dropout == 0.0 and has_varlen(query):
+        return varlen(query, key, value, layout, scaling), None
     outputs = []
     for gather in layout.gathers:
         # index_select and not indexing: its backward adds up in a fixed order, whatever the number of threads.
@@ -92,6 +103,23 @@ def packed_attention(
         )
         outputs.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs).index_select(0, layout.scatter)[None], None
+
+
+def has_varlen(query: torch.Tensor) -> bool:
+    """Whether torch's kernel for sequences of any length takes this; shared heads it knows from 2.12 on."""
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    return query.is_cuda and half and "enable_gqa" in signature(varlen_attn).parameters
+
+
+def varlen(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: PackedLayout, scaling: float | None
+) -> torch.Tensor:
+    """`packed_attention` in one call; the window (-1, 0) is the causal one."""
+    q, k, v = (rows[0].transpose(0, 1) for rows in (query, key, value))
+    bounds, longest = layout.bounds, layout.longest
+    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0), enable_gqa=True)
+    assert isinstance(out, torch.Tensor)  # nothing but the output was asked for
+    return out[None]
 
 
 AttentionInterface.register("packed", packed_attention)

@@ -28,15 +28,16 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
 def shard(policy: Policy, ranks: Ranks, compute_dtype: torch.dtype, offload: bool = False) -> None:
     """Split every parameter over all ranks; layers are put together when they are needed and split again after.
 
-    `compute_dtype`: what layers compute in; gradients are added up over ranks in float32. `offload`: the shards stay in
-    host memory. Two policies of the same architecture are split alike, so one is copied to the other shard by shard.
+    `compute_dtype`: what layers compute in; gradients are added up over ranks in float32 at least. `offload`: shards
+    stay in host memory. Policies of the same architecture are split alike, so one is copied to another shard by shard.
     """
+    reduce_dtype = torch.promote_types(compute_dtype, torch.float32)
     mesh = init_device_mesh(ranks.device.type, (ranks.size,))
     options: dict[str, Any] = {
         "mesh": mesh,
         # The root too: else its weights stay whole after a forward pass, and what reads shards gets something else.
         "reshard_after_forward": True,
-        "mp_policy": MixedPrecisionPolicy(compute_dtype, torch.float32, cast_forward_inputs=False),
+        "mp_policy": MixedPrecisionPolicy(compute_dtype, reduce_dtype, cast_forward_inputs=False),
         "offload_policy": CPUOffloadPolicy(pin_memory=ranks.device.type == "cuda") if offload else OffloadPolicy(),
     }
     for layer in decoder_layers(policy.model):

@@ -1,10 +1,15 @@
 """Packed attention against each sequence alone."""
 
+from itertools import pairwise
+from typing import Any
+
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from tests.trainer.tiny import tiny_model
+from trainer import attention
 from trainer.attention import MAX_FILL, lay_out
 
 SMALL = {
@@ -64,11 +69,47 @@ def test_packed_equals_separate_in_value_and_gradient(name: str) -> None:
         torch.testing.assert_close(p.grad, expected[n], rtol=1e-3, atol=1e-4)
 
 
-def test_a_sliding_window_that_would_matter_is_refused() -> None:
-    from trainer.attention import packed_attention
+def each_alone(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, begin: torch.Tensor, end: torch.Tensor, *longest: int, **how: Any
+) -> torch.Tensor:
+    """The GPU kernel's contract written out: [T, heads, head_dim], bounds of the sequences, a causal window."""
+    assert how.pop("window_size") == (-1, 0)
+    assert longest == (max(end.diff().tolist()),) * 2
+    outputs = []
+    for i, j in pairwise(begin.tolist()):
+        rows = [x[i:j].transpose(0, 1)[None] for x in (q, k, v)]
+        outputs.append(scaled_dot_product_attention(*rows, is_causal=True, **how)[0].transpose(0, 1))
+    return torch.cat(outputs)
 
+
+def test_the_call_of_the_gpu_kernel_equals_the_calls_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    lengths = (3, 9, 1, 8, 3)
+    query, key, value = (torch.randn(1, heads, sum(lengths), 8) for heads in (4, 2, 2))
+    layout = lay_out(lengths, torch.device("cpu"))
+    expected, _ = attention.packed_attention(torch.nn.Module(), query, key, value, None, layout=layout, scaling=0.3)
+    monkeypatch.setattr(attention, "varlen_attn", each_alone)
+    torch.testing.assert_close(attention.varlen(query, key, value, layout, 0.3), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_gpu_kernel_equals_the_other_calls_on_the_gpu() -> None:
+    torch.manual_seed(0)
+    lengths = (30, 900, 1, 80, 300)
+    query, key, value = (torch.randn(1, n, sum(lengths), 64).cuda().bfloat16() for n in (4, 2, 2))
+    layout = lay_out(lengths, query.device)
+    assert attention.has_varlen(query)
+    wide = [x.float() for x in (query, key, value)]
+    expected, _ = attention.packed_attention(torch.nn.Module(), *wide, None, layout=layout)
+    torch.testing.assert_close(
+        attention.varlen(query, key, value, layout, None).float(), expected, rtol=0.02, atol=0.02
+    )
+
+
+def test_a_sliding_window_that_would_matter_is_refused() -> None:
     q = torch.zeros(1, 2, 6, 8)
     layout = lay_out((6,), torch.device("cpu"))
     with pytest.raises(ValueError, match="sliding window"):
-        packed_attention(torch.nn.Module(), q, q, q, None, layout=layout, sliding_window=5)
-    packed_attention(torch.nn.Module(), q, q, q, None, layout=layout, sliding_window=6)
+        attention.packed_attention(torch.nn.Module(), q, q, q, None, layout=layout, sliding_window=5)
+    attention.packed_attention(torch.nn.Module(), q, q, q, None, layout=layout, sliding_window=6)
