@@ -5,7 +5,9 @@
 One function a data set; `CONVERTERS` names them. A row that yields no usable task raises `RowRefused` with the reason.
 """
 
+import builtins
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from itertools import islice
@@ -28,6 +30,9 @@ FENCED = "Write a Python program. Put the final code into one block fenced by tr
 
 SHORT_SOLUTION = 80
 """Characters; a worked solution without a marked answer is longer than an answer."""
+
+
+_DEFINED = re.compile(r"^def (\w+)", re.MULTILINE)
 
 
 class RowRefused(Exception):
@@ -152,7 +157,10 @@ def _mbpp(row: Row) -> SampledItem | Item:
     set_up = row.get("test_setup_code") or "\n".join(row.get("test_imports") or [])
     tests = [{"assert": f"{set_up}\n{test}".strip()} for test in row["test_list"]]
     prompt = f"{row.get('text') or row['prompt']}\n{FENCED} It must pass, for example:\n\n{row['test_list'][0]}"
-    return _with_reference(_item(row["task_id"], prompt, kind="code", tests=tests), row.get("code"))
+    # A function of MBPP is called `sum`: only as the entry point is that name the program's.
+    named = [name for name in _DEFINED.findall(row.get("code", "")) if f"{name}(" in row["test_list"][0]]
+    more = {"entry_point": named[0]} if named and hasattr(builtins, named[0]) else {}
+    return _with_reference(_item(row["task_id"], prompt, kind="code", tests=tests, **more), row.get("code"))
 
 
 def _with_reference(item: SampledItem, source: str | None) -> SampledItem | Item:

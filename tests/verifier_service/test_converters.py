@@ -116,13 +116,19 @@ def test_outputs_wrapped_in_lists_are_unwrapped_for_a_whole_row(truth: dict[str,
     assert [test["expected"] for test in tests] == expected
 
 
-@pytest.mark.parametrize(("name", "row"), [("humaneval", HUMANEVAL), ("mbpp", MBPP)])
+SHADOWS = {**MBPP, "code": "def sum(a, b): return a * b", "test_list": ["assert sum(10, 15) == 150"]}
+
+
+@pytest.mark.parametrize(("name", "row"), [("humaneval", HUMANEVAL), ("mbpp", MBPP), ("mbpp", SHADOWS)])
 def test_reference_solutions_come_along_and_earn_everything(name: str, row: dict[str, Any]) -> None:
     tools = WorkerTools()
     try:
         line = convert(name, row).model_dump_json().encode()
         assert check_line(1, line, tools) == Checked((), has_oracle=True)
-        broken = convert(name, {**row, "canonical_solution": "    return 2\n", "code": "def double(x): return x"})
+        broken = convert(
+            name,
+            {**row, "canonical_solution": "    return 2\n", "code": "def double(x): return x\ndef sum(*a): return 1"},
+        )
         assert check_line(1, broken.model_dump_json().encode(), tools).faults
     finally:
         tools.close()
