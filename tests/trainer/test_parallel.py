@@ -1,8 +1,8 @@
 """Whole runs on two ranks: what one rank would do, killed and resumed, and gone on with by another number of ranks."""
 
-import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch.distributed import TCPStore
 
 from tests.trainer.ranks import fork_ranks, on_ranks
-from tests.trainer.tiny import FakeService, metrics_of, run_config, sample_words, train_quietly
+from tests.trainer.tiny import FakeService, metrics_of, run_config, train_quietly
 from tests.verifier_service.service_process import ServiceProcess
 from trainer import era, tensor_files
 from trainer.errors import ConfigError
@@ -169,14 +168,6 @@ def test_an_error_on_the_first_rank_ends_the_others(tmp_path: Path) -> None:
 
 def test_the_command_runs_on_two_nodes(tmp_path: Path, service: ServiceProcess) -> None:
     """Two agents of torchrun that find each other, as on two machines with one device each."""
-    items = sample_words(config(tmp_path).data.sources[0])
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text(
-        "".join(
-            json.dumps({"id": i.id, "prompt": i.prompt, "task": {"kind": "math", "ground_truth": "1"}}) + "\n"
-            for i in items
-        )
-    )
     (tmp_path / "config.toml").write_text(
         f"""
         run_dir = "{tmp_path / "run"}"
@@ -187,10 +178,11 @@ def test_the_command_runs_on_two_nodes(tmp_path: Path, service: ServiceProcess) 
         model = {{ num_threads = 1, demo = {{ warm_up_steps = 1, hidden_size = 64, num_layers = 1 }} }}
         sampling = {{ max_tokens = 4 }}
         reward = {{ url = "{service.url}" }}
-        data = {{ sources = [{{ name = "words", path = "{prompts}" }}] }}
+        data = {{ sources = [{{ name = "words", dataset = "spell_backward", count = 20 }}] }}
         """
     )
-    port = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False).port  # free again at once
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
     how = f"--nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:{port} --local-addr 127.0.0.1"
     command = [sys.executable, "-m", "torch.distributed.run", *how.split(), "-m", "trainer", "run", "config.toml"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
