@@ -18,10 +18,10 @@ ELEMENTS = frozenset(
         "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr "
         "Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir "
         "Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh "
-        "Fl Mc Lv Ts Og D e "
+        "Fl Mc Lv Ts Og D e n "
     ).split()
 )
-"""Symbols of the elements, with deuterium and the electron."""
+"""Symbols of the elements, with deuterium, the electron and the neutron."""
 
 MAX_CHARS = 500
 
@@ -60,9 +60,9 @@ _CHARGE = re.compile(r"\^ ?(?P<count>\d*)(?P<sign>[+-])(?P<late>\d*)$|(?P<bare>[
 # "Fe3+" is an ion of one atom, "SO42-" one of charge two: the digit at the sign belongs to the charge.
 _LATE_CHARGE = re.compile(r"^([A-Z][a-z]?|.*[A-Za-z)\]]_?\d)(\d)([+-])$")
 _COEFFICIENT = re.compile(r"(?:(?P<fraction>\d+ ?/ ?\d+|\\frac ?\d ?\d|\d+(?:\.\d+)?) *)?(?P<rest>.*)")
-_ISOTOPE = re.compile(r"^\^ ?(\d{1,3}) ?(?:_ ?\d{1,3})?")
+_ISOTOPE = re.compile(r"^(?:_ ?-?\d{1,3})? ?\^ ?(\d{1,3}) ?(?:_ ?-?\d{1,3})?")
 _PART = re.compile(
-    r"(?P<element>[A-Z][a-z]?|e(?![a-z]))_? ?(?P<count>\d{0,4})|(?P<open>[(\[])|[)\]]_? ?(?P<times>\d{0,4})"
+    r"(?P<element>[A-Z][a-z]?|[en](?![a-z]))_? ?(?P<count>\d{0,4})|(?P<open>[(\[])|[)\]]_? ?(?P<times>\d{0,4})"
 )
 
 
@@ -161,13 +161,14 @@ def _coefficient(text: str | None) -> Fraction:
 
 
 def same_species(one: Species, other: Species) -> bool:
-    """The same atoms and charge. A state, or an isotope, that only one side names is taken for granted.
+    """The same atoms and charge. A state that only one side names is taken for granted, and so is an isotope that only
+    the answer (`other`) names.
 
     Where an element occurs twice ("CH3OCH3", "CH3CH2OH") the order tells isomers apart, so it has to agree.
     """
     if one.charge != other.charge or (one.state and other.state and one.state != other.state):
         return False
-    if one.isotopes and other.isotopes and one.isotopes != other.isotopes:
+    if one.isotopes and one.isotopes != other.isotopes:
         return False
     if one.atoms == other.atoms:
         return True
@@ -186,7 +187,7 @@ def same_equation(one: Equation, other: Equation) -> bool:
                 return False
             left.remove(found)
             ratio = found[0] / coefficient if coefficient else Fraction(0)
-            if factor is not None and ratio != factor:
+            if not ratio or (factor is not None and ratio != factor):
                 return False
             factor = ratio
         if left:
@@ -194,27 +195,40 @@ def same_equation(one: Equation, other: Equation) -> bool:
     return True
 
 
+_ORBITALS = re.compile(r"(?:\[[A-Z][a-z]\])?(?:[1-7][spdf]\d{1,2}){1,20}|sp[23]?(?:d[23]?)?")
+
+
+def orbitals(text: str) -> str | None:
+    """An electron configuration or a hybridisation without layout: "[Ar] 3d^{5} 4s^1" -> "[Ar]3d54s1"."""
+    plain = re.sub(r"[\^_ ]", "", _plain(text)) if len(text) <= MAX_CHARS else ""
+    return plain if _ORBITALS.fullmatch(plain) else None
+
+
 _WORDS = frozenset("no in he as be at i is so on of os am us".split())
 
 
 def is_chemistry(text: str) -> bool:
     """Whether a ground truth is a formula or an equation, rather than a word, a letter or a physical law."""
+    if orbitals(text):
+        return True
     equation = read_equation(text)
     if equation is not None:
         return _counts(species for side in equation.sides for _, species in side)
     species = read_species(text)
     if species is None or _plain(text).lower() in _WORDS:
         return False
-    return len(species.atoms) > 1 or species.charge != 0 or any(count > 1 for _, count in species.atoms)
+    return len(species.atoms) > 1 or _counts([species])
 
 
 def _counts(species: Iterable[Species]) -> bool:
-    """At least one species shows a count or a charge: "F = B" is none, "2H2 + O2 = 2H2O" is a reaction."""
-    return any(one.charge or any(count > 1 for _, count in one.atoms) for one in species)
+    """At least one species shows a count, a charge or a mass: "F = B" is none, "2H2 + O2 = 2H2O" is a reaction."""
+    return any(one.charge or one.isotopes or any(count > 1 for _, count in one.atoms) for one in species)
 
 
 def same_chemistry(gold: str, answer: str) -> bool | None:
     """Whether an answer names the gold's substance or reaction; None where the gold is neither."""
+    if orbitals(gold):
+        return orbitals(gold) == orbitals(answer)
     gold_equation = read_equation(gold)
     if gold_equation is not None:
         equation = read_equation(answer)

@@ -10,6 +10,8 @@ import re
 from collections import deque
 from typing import NamedTuple
 
+from verifier_service.mathematics.notation import canonical
+from verifier_service.mathematics.number import parse_number
 from verifier_service.schemas import Thinking
 
 THINK_END = "</think>"
@@ -267,18 +269,14 @@ def any_answer(text: str, *, several: bool = False) -> str | None:
 
 
 def _is_prose(text: str) -> bool:
-    return bool(_PROSE.search(text) or _IDEOGRAPHS.search(text))
+    """Words, other than those of a unit ("0.1 mol dm^{-3}")."""
+    return bool(_PROSE.search(text) or _IDEOGRAPHS.search(text)) and parse_number(canonical(text)) is None
 
 
 def _last_value(text: str) -> str | None:
     """The last formula or number of a text; a short text without prose as a whole."""
     whole = text.strip()
-    if (
-        whole
-        and "\n" not in whole
-        and len(whole) <= MAX_STATED_CHARS
-        and not (_PROSE.search(whole) or _IDEOGRAPHS.search(whole))
-    ):
+    if whole and "\n" not in whole and len(whole) <= MAX_STATED_CHARS and not _is_prose(whole):
         return whole
     formulas = (span for span in _MATH_SPAN.finditer(text) if not _PROSE.search(span[span.lastindex or 0]))
     spans = deque(formulas, maxlen=1)

@@ -6,10 +6,11 @@ from fractions import Fraction
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from verifier_service.mathematics import value
+from verifier_service.mathematics import structure, value
+from verifier_service.mathematics.intervals import is_equation
 from verifier_service.mathematics.notation import TEXT_COMMAND
-from verifier_service.mathematics.number import parse_number
-from verifier_service.mathematics.syntax import read
+from verifier_service.mathematics.number import is_unit, parse_number
+from verifier_service.mathematics.syntax import Node, read
 from verifier_service.mathematics.tokens import Unreadable
 
 if TYPE_CHECKING:
@@ -77,7 +78,29 @@ def _plain(text: str) -> str:
     for old, new in _RENAMED.items():
         text = text.replace(old, new)
     text = _DEGREE.sub(lambda match: f" deg{match['scale'][0].upper()} " if match["scale"] else " degree ", text)
-    return re.sub(r"(?<=[A-Za-z)\d]) +(?=[A-Za-z(])", " * ", _EXPONENT.sub(r"^\1", text).strip())
+    text = _EXPONENT.sub(r"^\1", _FRACTION.sub(r"(\1)/(\2)", text))
+    text = re.sub(r" +(?=\^)", "", " ".join(text.split()))
+    return re.sub(r"(?<=[A-Za-z)\d]) +(?=[A-Za-z(])", " * ", _in_symbols(text) if "^" not in text else text)
+
+
+def _in_symbols(text: str) -> str:
+    """Powers and fractions that are said: "square feet per second squared" -> "feet^2 / second^2"."""
+    for pattern, symbols in _SAID:
+        text = pattern.sub(symbols, text)
+    return text
+
+
+_FRACTION = re.compile(r"\\frac ?\{([^{}]*)\} ?\{([^{}]*)\}")
+_SAID = tuple(
+    (re.compile(said), symbols)
+    for said, symbols in (
+        (r"\b(?:square|sq\.?) ([A-Za-z]+)\b", r"\1^2"),
+        (r"\b(?:cubic|cu\.?) ([A-Za-z]+)\b", r"\1^3"),
+        (r"\b([A-Za-z]+) squared\b", r"\1^2"),
+        (r"\b([A-Za-z]+) cubed\b", r"\1^3"),
+        (r"\bper\b", "/"),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +116,20 @@ class Quantity:
 def parse_quantity(text: str) -> Quantity | None:
     """The quantity that a text in canonical notation is; None where it is anything else."""
     label = _LABEL.match(text)
-    number = parse_number(text[label.end() :] if label else text)
+    plain = text[label.end() :] if label else text
+    number = parse_number(plain)
     if number is None:
-        return None
+        fraction = _UNIT_FRACTION.fullmatch(plain)
+        number = parse_number(fraction[1]) if fraction and parse_unit(fraction[2]) is not None else None
+        if number is None or number.decimals is None or fraction is None:
+            return None
+        return Quantity(number.value, fraction[2], exact=False)
     return Quantity(number.value, number.unit, number.decimals is None, number.percent)
 
 
+# "4.18 \\frac{J}{g K}": the number must be a decimal, for "2 \\frac{m}{s}" may be a formula.
+_BRACED = r"\{(?:[^{}]|\\text ?\{[^{}]{1,20}\}){1,40}\}"
+_UNIT_FRACTION = re.compile(rf"([^a-zA-Z]{{1,40}}(?:\\times ?10[^a-zA-Z]{{1,12}})?)(\\frac ?{_BRACED} ?{_BRACED})")
 # "v = ", "\\lambda \\approx ": what the quantity is called.
 _LABEL = re.compile(
     r"\\?[A-Za-z][^=<>~\d]{0,40}(?:_ ?\{?\w{1,10}\}?)?(?:\([^=<>]{0,20}\))? ?(?:=|\\approx) ?(?:\\approx ?)?"
@@ -111,14 +142,28 @@ def evaluated_quantity(text: str) -> Quantity | None:
     if plain is not None or len(text) > _MAX_EXPRESSION_CHARS or _UNEVALUATED.search(text):
         return plain
     match = _EXPRESSION_AND_UNIT.fullmatch(text)
-    if match is None:
-        return None
-    try:
-        node = read(match["value"])
-    except Unreadable:
-        return None
-    number = value.real_number(node.args[-1] if node.op == "rel" and str(node.value) == "=" else node)
-    return None if number is None else Quantity(number, (match["unit"] or "").strip(), exact=False)
+    for expression, unit in ((text, ""), match.group("value", "unit") if match else ("", "")):
+        if unit and parse_unit(unit) is None and not is_unit(unit.strip(), spaced=True):
+            continue
+        try:
+            node = read(expression)
+        except Unreadable:
+            continue
+        if node.op == "rel" and not _is_one_value(node):
+            continue
+        number = value.real_number(node.args[-1] if node.op == "rel" else node)
+        if number is not None:
+            return Quantity(number, (unit or "").strip(), exact=False)
+    return None
+
+
+def _is_one_value(relation: Node) -> bool:
+    """In front of "= value" stands a name or a calculation, no other constant or quantity ("6.0 m = 5.0 m")."""
+    *others, _ = relation.args
+    measured = any(
+        one.op == "mul" and one.args[0].op == "num" and (one.args[0].digits or one is others[0]) for one in others
+    )
+    return is_equation(relation) and structure.is_consistent(relation) and not measured
 
 
 _MAX_EXPRESSION_CHARS = 300
@@ -126,7 +171,7 @@ _EXPRESSION_AND_UNIT = re.compile(
     r"(?P<value>.+?)"
     r"(?P<unit> *(?:\\text ?\{(?:[^{}]|\{[^{}]*\})*+\}[-^{}\d /*]*+)++| +[A-Za-zµÅ][A-Za-zµ/^\d *-]*)?"
 )
-_UNEVALUATED = re.compile(r"!|\\(?:int|sum|prod|lim|binom)(?![a-z])")
+_UNEVALUATED = re.compile(r"!|\||\\?(?:max|min)\b|\\(?:int|sum|prod|lim|binom|lfloor|lceil)(?![a-z])")
 """Operations that a question asks to carry out; functions of numbers may stand."""
 
 
@@ -135,7 +180,7 @@ def same_quantity(gold: Quantity, answer: Quantity, *, rel_tol: float, abs_tol: 
     said: Fraction | None = answer.value
     if gold.unit and answer.unit and not same_label(gold.unit, answer.unit):
         said = convert(answer.value, answer.unit, gold.unit)
-    if said is None:
+    if said is None or (answer.percent and gold.unit):
         return False
     if answer.percent and not gold.percent and abs(gold.value) < 1:
         said /= 100

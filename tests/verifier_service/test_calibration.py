@@ -51,7 +51,7 @@ def test_stem_pairs(tools: WorkerTools) -> None:
 def test_scibench(tools: WorkerTools) -> None:
     scores = ours("scibench_gold", tools)
     assert scores["equal"].false_negatives == []
-    assert len(scores["unparsed"].false_negatives) <= 8
+    assert len(scores["unparsed"].false_negatives) <= 6
 
 
 @needs_sets

@@ -62,11 +62,27 @@ class Reading:
         return self._read(thousands=True)
 
     def _read(self, *, thousands: bool) -> Node | None:
-        builder = _SET_BUILDER.fullmatch(self.text)
+        if _NO_SOLUTION.fullmatch(self.text):
+            return structure.NOTHING
         try:
-            return structure.expand(read(builder[1] if builder else self.text, thousands=thousands))
+            return structure.expand(read(self._split[0], thousands=thousands))
         except Unreadable:
             return None
+
+    @cached_property
+    def _split(self) -> tuple[str, tuple[str, str] | None]:
+        """The text without a set builder and without "k \\in Z" at its end, and that: ("k", "Z")."""
+        builder = _SET_BUILDER.fullmatch(self.text)
+        text = builder[1] if builder else self.text
+        declared = _PARAMETER.search(text) if "\\in" in text or "integer" in text else None
+        if declared is None or not text[: declared.start()].strip():
+            return text, None
+        return text[: declared.start()], (declared["name"] or declared["named"], declared["set"] or "Z")
+
+    @property
+    def parameter(self) -> tuple[str, str] | None:
+        """The letter that runs through a set, and the set: "\\pi k, k \\in \\mathbb{Z}" has ("k", "Z")."""
+        return self._split[1]
 
     @cached_property
     def too_complex(self) -> bool:
@@ -91,20 +107,36 @@ class Reading:
 
 # {x | x > 2} and {x in R : x > 2} are what stands behind the bar.
 _SET_BUILDER = re.compile(r"\\\{ ?[A-Za-z] ?(?:\\in ?\\mathbb ?\{ ?R ?\} ?)?[|:](.+)\\\}")
+_PARAMETER = re.compile(
+    r" ?[,;(]? ?(?:\\text ?\{ ?,? ?(?:where|for|with)[^{}]{0,20}\} ?|(?:where|for(?: any| all| some)?|with) )?"
+    r"(?:(?P<name>[a-zA-Z]) ?\\in ?(?:\\mathbb ?)?\{? ?(?P<set>[ZN])(?: ?\^ ?\{? ?[+*] ?\}?|_ ?\{? ?\+ ?\}?)? ?\}?"
+    r"|(?P<named>[a-zA-Z]) ?(?:\\text ?\{)? ?(?:is|are|be) (?:an |any )?integers?\}?) ?\)?$"
+)
+_NO_SOLUTION = re.compile(
+    r"(?:\\text ?\{)? ?(?:there (?:is|are) )?(?:no (?:real |integer |such )?(?:solutions?|roots?)(?: exists?)?"
+    r"|(?:the )?empty set)\.? ?\}?",
+    re.IGNORECASE,
+)
 _IDLE_SPACE = re.compile(r"(?<!\d) +| +(?!\d| )")
 
 # What a problem asks to be carried out. An answer that still contains it restates the problem.
 _OPERATIONS = re.compile(
     r"(?P<factorial>!(?!=))|(?P<integral>\\i*int(?![a-zA-Z]))"
-    r"|(?P<derivative>\\frac ?\{ ?d ?\} ?\{ ?d|\\partial|\bd/d[a-z])"
+    r"|(?P<derivative>\\frac ?\{ ?(?:d|\\text ?\{ ?d ?\}) ?(?:\^ ?\{? ?\w ?\}? ?)?\} ?\{ ?(?:d|\\text ?\{ ?d)"
+    r"|\\partial|\bd/d[a-z])"
     r"|(?P<sum>\\sum)|(?P<product>\\prod)|(?P<limit>\\lim)"
     r"|(?P<binomial>\\binom|\\choose|\\?\bC\()|(?P<divisor>\\?\b(?:gcd|lcm)\b)|(?P<remainder>\\[bp]?mod\b|\bmod\b)"
-    r"|(?P<matrix>\\det|\\begin\{vmatrix\})|(?P<extremum>\\?\b(?:max|min)\b)"
+    r"|(?P<matrix>\\det|\\begin\{vmatrix\}|\\end ?\{[a-z]?matrix\} ?(?:[\^*]|\\times|\\begin))"
+    r"|(?P<modulus>\|[^|]*\||\|_)|(?P<extremum>\\?\b(?:max|min)\b)"
     r"|(?P<rounding>\\lfloor|\\lceil|\\?\b(?:floor|ceil)\b)"
-    r"|(?P<inverse>\\?a(?:rc)?(?:sin|cos|tan|cot)\b|\^ ?\{ ?-1 ?\} ?\()"
+    r"|(?P<inverse>\\?a(?:rc)?(?:sin|cos|tan|cot)\b|\^ ?\{ ?-1 ?\} ?\(|\\?(?:sin|cos|tan|cot) ?\^ ?\{? ?-1)"
     r"|(?P<circular>\\?(?<![a-z])(?:sin|cos|tan|cot|sec|csc)h?(?![a-z]))"
     r"|(?P<logarithm>\\?\b(?:ln|log|lg)(?![a-z]))"
 )
+
+
+_CARRIED_OUT = frozenset({"integral", "derivative", "sum", "product", "limit", "matrix"})
+"""What is carried out in any answer; functions and factorials may stand in a formula."""
 
 
 @lru_cache(maxsize=8192)
@@ -162,6 +194,8 @@ def same_number(gold: Number, answer: Number) -> Decision:
         if converted is None:
             return DIFFERENT
         return NUMBER if abs(converted - gold.value) <= abs(gold.value) * Fraction(1, 10**9) else DIFFERENT
+    if answer.percent and gold.unit:
+        return DIFFERENT
     if answer.percent and not gold.percent and abs(gold.value) < 1 and gold.value:
         # A bare gold below one is a fraction, any other is in the answer's unit: one reading a gold, never both.
         value /= 100
@@ -203,22 +237,32 @@ def as_words(text: str) -> str | None:
     A run of letters without a vowel ("mgh") or of at most two letters is a product, not a word.
     """
     marked = TEXT_COMMAND.fullmatch(text)
-    plain = TEXT_COMMAND.sub(r"\1", text).strip(" .,")
+    plain = " ".join(TEXT_COMMAND.sub(r"\1", text).split()).strip(" .,")
     letter = _LETTER.fullmatch(plain)
     if letter and (marked or plain[0] == "("):
         return letter[1].lower()
     if _DATE_OR_TIME.fullmatch(plain):
-        return re.sub(r"[ .,]+", " ", plain.lower()).strip()
+        return re.sub(r"[ .,]+", " ", re.sub(r" ?([ap])\.? ?m\b", r" \1m", plain.lower())).strip()
     if not _WORDS.fullmatch(plain):
         return None
     lowered = plain.lower()
     is_word = marked or " " in plain or (len(plain) > 2 and bool(re.search("[aeiouy]", lowered))) or not plain.isascii()
-    if not is_word or lowered in _MATHEMATICAL_WORDS or (plain.isupper() and " " not in plain and not marked):
+    if lowered in _ABBREVIATED:
+        return _ABBREVIATED[lowered]
+    if (
+        not is_word
+        or lowered in _MATHEMATICAL_WORDS
+        or _NO_SOLUTION.fullmatch(plain)
+        or (plain.isupper() and " " not in plain and not marked)
+    ):
         return None
     return lowered
 
 
 _MATHEMATICAL_WORDS = frozenset({"infinity", "inf", "pi", "sin", "cos", "tan", "exp", "abs", "sqrt"})
+
+
+_ABBREVIATED = {"dne": "does not exist", "limit does not exist": "does not exist", "infinitely many": "infinite"}
 
 
 def _compare_structure(gold: Reading, answer: Reading) -> Decision:
@@ -227,7 +271,8 @@ def _compare_structure(gold: Reading, answer: Reading) -> Decision:
         return UNDECIDED if _may_be_judged(gold, answer) else DIFFERENT
     if answer.node is None or answer.operations - gold.operations:
         answer = _end_of_chain(answer) if gold_node.op != "rel" else answer
-    if answer.operations - gold.operations and structure.is_constant(gold_node):
+    restated = answer.operations - gold.operations
+    if restated and (structure.is_constant(gold_node) or not restated.isdisjoint(_CARRIED_OUT)):
         return RESTATED
     answer_node = answer.node
     if answer_node is None and answer.too_complex:
@@ -236,6 +281,10 @@ def _compare_structure(gold: Reading, answer: Reading) -> Decision:
         return UNDECIDED if _may_be_judged(gold, answer) else DIFFERENT
     if not structure.is_consistent(answer_node):
         return INCONSISTENT
+    if structure.is_solved(gold_node) and structure.is_unsolved(answer_node):
+        return RESTATED
+    if answer.parameter != gold.parameter:
+        answer_node = structure.with_parameter(gold_node, gold.parameter, answer_node, answer.parameter)
     equal = structure.compare(gold_node, answer_node)
     if equal is not True and "," in answer.text and answer.separated not in (None, answer_node):
         assert answer.separated is not None
@@ -252,7 +301,12 @@ def _end_of_chain(answer: Reading) -> Reading:
     The parts that can be read must agree, else the answer stays whole.
     """
     parts = _EQUALS.split(answer.text)
-    if len(parts) == 1 or "," in answer.text or any(part.count("{") != part.count("}") for part in parts):
+    if (
+        len(parts) == 1
+        or "," in answer.text
+        or _ALTERNATIVES.search(answer.text)
+        or any(part.count("{") != part.count("}") for part in parts)
+    ):
         return answer
     nodes = [Reading(part.strip()).node for part in parts if not Reading(part).operations]
     known = tuple(node for node in nodes if node is not None)
@@ -261,9 +315,10 @@ def _end_of_chain(answer: Reading) -> Reading:
     return Reading(parts[-1].strip())
 
 
-_EQUALS = re.compile(r"(?<![<>!=])=(?!=)")
+_EQUALS = re.compile(r"(?<![<>!=:])=(?!=)")
 _ALTERNATIVES = re.compile(
-    r"\b(?:or|oder|ou|oppure|if|otherwise|not|wrong|maybe|perhaps|possibly|either|unless|but|vs)\b|或|\\vee|\\lor",
+    r"\b(?:or|oder|ou|oppure|if|otherwise|not|wrong|maybe|perhaps|possibly|probably|could|might|either|unless|but|vs)\b"
+    r"|或|\\text ?\{[^{}\d]*[A-Za-z][^{}\d]* \d",
     re.IGNORECASE,
 )
 

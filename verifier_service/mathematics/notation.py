@@ -88,6 +88,7 @@ _RENAMED: tuple[tuple[str, str], ...] = (
     ("varnothing", r"\emptyset"),
     ("cdot ast", "*"),
     ("div", "/"),
+    ("pmod bmod", r"\mod"),
     ("lvert rvert vert mid", "|"),
     ("lbrace", r"\{"),
     ("rbrace", r"\}"),
@@ -95,7 +96,7 @@ _RENAMED: tuple[tuple[str, str], ...] = (
     ("rbrack", "]"),
     ("degree degrees", r"^\circ"),
     ("land", ","),
-    ("lor", r"\text{ or }"),
+    ("lor vee", r"\text{ or }"),
     ("imath", "i"),
     ("langle", "("),
     ("rangle", ")"),
@@ -138,6 +139,15 @@ def _repeating(match: re.Match[str]) -> str:
     return rf"\frac{{{int(whole + start + period) - int((whole + start) or 0)}}}{{{nines}}}"
 
 
+_MODULUS = re.compile(r"\( ?\\?mod ?\{? ?(\w{1,20}) ?\}? ?\)")
+_NEARLY = re.compile(
+    r"^(?:\\text ?\{ ?)?(?:approximately|approx\.?|about|roughly|around|nearly) ?(?:\} ?)?(?=[-\d$\\])", re.I
+)
+_NEARLY_STARTS = frozenset("aArRnN\\")
+# LaTeX whose backslash was eaten by another language: "\f" and "\b" are control characters there.
+_CONTROLS = {0x0C: "\\f", 0x08: "\\b"}
+
+
 def canonical(text: str) -> str:
     """`text` with unicode, LaTeX layout and white space in one spelling. Linear time.
 
@@ -148,10 +158,15 @@ def canonical(text: str) -> str:
         text = text.translate(_CHARACTERS)
     elif "\n" in text or "\t" in text:
         text = text.replace("\n", " ").replace("\t", " ")
+    if "\f" in text or "\b" in text:
+        text = text.translate(_CONTROLS)
     if "\\" in text or "$" in text or "~" in text or "{,}" in text:
         if "\\\\" in text and r"\begin" not in text:
             text = _DOUBLED.sub(r"\\", text)
         text = _LATEX.sub(_latex, _REPEATING.sub(_repeating, text))
+    if "mod" in text:
+        text = _MODULUS.sub(r" \\mod \1", text)
     if "  " in text:
         text = _SPACES.sub(" ", text)
-    return text.lstrip(" *:`").removeprefix(r"\approx").lstrip(" ").rstrip(" *.,;:`\\")
+    text = text.lstrip(" *:`").removeprefix(r"\approx").lstrip(" ").rstrip(" *.,;:`\\")
+    return _NEARLY.sub("", text) if text[:1] in _NEARLY_STARTS else text

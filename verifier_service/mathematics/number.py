@@ -142,7 +142,7 @@ def _finish(match: re.Match[str], value: Fraction, mantissa: str) -> Number | No
 # Words behind a number that change it, or that make the whole no number at all.
 _NOT_UNITS = re.compile(
     r"\b(?:or|and|mod|choose|to|by|over|minus|plus|times|not|factorial|squared|cubed|if|base|hal(?:f|ves)|thirds?"
-    r"|quarters?|fifths?|pi|sqrt|sin|cos|tan|log|ln|exp|but|maybe|divided|multiplied|modulo|hundred|thousand|million"
+    r"|quarters?|fifths?|pi|sqrt|sin|cos|tan|log|ln|exp|but|maybe|could|might|perhaps|possibly|probably|divided|multiplied|modulo|hundred|thousand|million"
     r"|billion|dozen|is|are|other|either|than)\b|[千百十或和半分]",
     re.IGNORECASE,
 )
@@ -151,20 +151,24 @@ _UNIT = re.compile(
     r"(?:\\text ?\{(?:[^{}]|\{[^{}]{0,10}\}){1,60}+\}|\^ ?\{? ?\\circ ?\}?|[A-Za-z]{1,20}+|[\u00c5\u4e00-\u9fff]"
     r"|\\(?:mu|Omega|AA|circ|celsius) ?|\^ ?\{? ?-? ?\d\}?|\^\(-?\d\)|[ */.()'-]|(?<=[A-Za-z])\d(?=[ /*)]|$)){1,40}"
 )
+_LOOSE_DIGIT = re.compile(r"(?<![\^{(A-Za-z-]) ?(?<![\^{(A-Za-z-])\d|[A-Za-z]{2} \d")
 _LETTER_UNITS = frozenset("m g s h N J W V A K C F T L l M G Pa Hz eV".split())
 
 
+_LARGE_OHMS = re.compile(r"[kM] ?\\Omega")
 _DEGREE = re.compile(r"\^ ?\{? ?\\circ")
 
 
 def is_unit(tail: str, *, spaced: bool) -> bool:
     """Whether `tail` reads as a unit or a counted thing, rather than as a factor or a second answer."""
-    if not _UNIT.fullmatch(tail) or _NOT_UNITS.search(tail):
+    if not _UNIT.fullmatch(tail) or _NOT_UNITS.search(tail) or _LOOSE_DIGIT.search(tail):
         return False
     first = re.match(r"[A-Za-z]+", tail)
     if first is None:
         return tail[0] in "\\Å" or bool(_DEGREE.match(tail)) or "\u4e00" <= tail[0] <= "\u9fff"
     word = first.group()
+    if _LARGE_OHMS.match(tail):
+        return True
     if len(word) <= 2:
         return (word in _LETTER_UNITS and spaced) or word in _SHORT_UNITS
     return spaced or word in _SHORT_UNITS
@@ -172,5 +176,5 @@ def is_unit(tail: str, *, spaced: bool) -> bool:
 
 _SHORT_UNITS = frozenset(
     "cm mm km kg mg ml mL nm ft lb oz hr min sec mol atm Pa kPa MPa Hz kHz MHz GHz eV keV MeV GeV kJ kV mV mA mW kW MW"
-    " rad deg mph".split()
+    " rad deg mph yr dm pm fm ns kN MJ mJ nC pC mT dB mM".split()
 )

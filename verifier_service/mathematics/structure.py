@@ -19,6 +19,8 @@ from verifier_service.mathematics.intervals import (
 from verifier_service.mathematics.syntax import Node
 
 MAX_SET = 200
+NOTHING = Node("group", (), r"\{\}")
+"""The empty set."""
 
 
 def expand(node: Node) -> Node:
@@ -35,7 +37,7 @@ def expand(node: Node) -> Node:
 def _plain(node: Node) -> Node:
     if node.op == "sym" and node.value == r"\mathbbR":
         return Node("group", (MINUS_INFINITY, INFINITY), "()")
-    if node.op in ("list", "group", "union"):
+    if node.op in ("list", "group", "union") or node.value == "in":
         return Node(node.op, tuple(_plain(arg) for arg in node.args), node.value)
     if node.op != "rel" or "~" not in str(node.value):
         return node
@@ -61,6 +63,30 @@ def _with_sign(node: Node, sign: str) -> Node:
     return Node(node.op, args, node.value, node.digits)
 
 
+def with_parameter(
+    gold: Node, declared: tuple[str, str] | None, answer: Node, answer_declared: tuple[str, str] | None
+) -> Node:
+    """The answer with the letter that runs through the integers named as in the gold: 2\\pi n for 2\\pi k.
+
+    declared, answer_declared: letter and set, where a side says so; one that says nothing means the same set
+    """
+    if declared and answer_declared and declared[1] != answer_declared[1]:
+        return NOTHING
+    names, answer_names = map(value.symbols, _without_label(gold, answer))
+    free, answer_free = names - answer_names, answer_names - names
+    if len(free) != 1 or len(answer_free) != 1:
+        return answer
+    agreed = {*free} == {declared[0]} if declared else True
+    agreed = agreed and ({*answer_free} == {answer_declared[0]} if answer_declared else True)
+    return _renamed(answer, min(answer_free), min(free)) if agreed else answer
+
+
+def _renamed(node: Node, name: str, new: str) -> Node:
+    if node.op == "sym":
+        return Node("sym", value=new) if node.value == name else node
+    return Node(node.op, tuple(_renamed(arg, name, new) for arg in node.args), node.value, node.digits)
+
+
 def is_constant(node: Node) -> bool:
     """A number, or a collection of numbers: nothing free in it."""
     if node.op == "rel":
@@ -70,10 +96,37 @@ def is_constant(node: Node) -> bool:
 
 def is_consistent(node: Node) -> bool:
     """No chain like "5 = 4": the constants that an equation chain sets equal are equal."""
-    if node.op == "rel" and set(str(node.value).split(",")) == {"="}:
+    if is_equation(node):
+        name = node.args[0].value if node.op == "rel" and len(node.args) > 2 and node.args[0].op == "sym" else None
+        if any(name in value.symbols(arg) for arg in node.args[1:]):
+            return False  # "x = 5 x = 6"
         constants = [part for part in node.args if value.is_scalar(part) and not value.symbols(part)]
         return all(value.same(constants[0], part) is not False for part in constants[1:])
     return all(is_consistent(arg) for arg in node.args)
+
+
+def is_solved(node: Node) -> bool:
+    """The result of solving something: a name and numbers, or a collection of numbers."""
+    if node.op == "rel":
+        return all(arg.op == "sym" or not value.symbols(arg) for arg in node.args)
+    return not value.is_scalar(node) and all(is_solved(arg) or is_constant(arg) for arg in node.args)
+
+
+def is_unsolved(node: Node) -> bool:
+    """It holds an equation or inequality that is still to be solved: "3x - 1 = 5", "|x - 2| < 1"."""
+    if node.op == "rel":
+        return any(value.symbols(arg) and not _is_name(arg) for arg in node.args)
+    return any(is_unsolved(arg) for arg in node.args)
+
+
+def _is_name(node: Node) -> bool:
+    """x, -x, x - 2, f(x), (x, y), AB: what may stand on a side of something solved."""
+    if node.op in ("neg", "add"):
+        named = [arg for arg in node.args if value.symbols(arg)]
+        return len(named) == 1 and _is_name(named[0])
+    if node.op in ("mul", "group", "list"):
+        return _is_name(node.args[0]) and all(_is_name(arg) or not value.symbols(arg) for arg in node.args)
+    return node.op == "sym" or (node.op == "rel" and is_solved(node))
 
 
 def compare(gold: Node, answer: Node) -> bool | None:
@@ -153,13 +206,13 @@ def _compare_relations(gold: Node, answer: Node) -> bool | None:
     if gold.op == answer.op == "rel" and len(gold.args) == len(answer.args) == 2:
         return _compare_two_relations(gold, answer)
     if gold.op == answer.op == "rel" and gold.value == answer.value:
-        return _all(compare(one, other) for one, other in zip(gold.args, answer.args, strict=True)) or None
+        parts = _all(compare(one, other) for one, other in zip(gold.args, answer.args, strict=True))
+        return parts if "mod" in str(gold.value) else parts or None
     if "rel" not in (gold.op, answer.op):
         return None
-    equation = gold if gold.op == "rel" else answer
     other = answer if gold.op == "rel" else gold
-    # An equation with unknowns on both sides is no value, and a value no such equation.
-    return False if is_equation(equation) and value.is_scalar(other) else None
+    # A relation is no value, and a value no relation.
+    return False if value.is_scalar(other) else None
 
 
 def _compare_two_relations(gold: Node, answer: Node) -> bool | None:
@@ -233,6 +286,8 @@ def _compare_collections(gold: Node, answer: Node) -> bool | None:
     ordered = [brackets for brackets in (gold_brackets, answer_brackets) if brackets not in unordered]
     if len(ordered) == 1 and (r"\{\}" in (gold_brackets, answer_brackets) or "or" in (gold.value, answer.value)):
         return False  # a set, or alternatives, for a tuple or an interval
+    if len(ordered) == 1 and ordered[0] not in ("()", "[]"):
+        return False  # its ends for a half-open interval
     if len(_elements(gold)) != len(_elements(answer)):
         return False
     brackets_differ = len(ordered) == 2 and ordered[0] != ordered[1]

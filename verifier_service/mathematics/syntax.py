@@ -36,6 +36,7 @@ _GREEK = frozenset(
 )
 _RELATIONS = {mark: mark for mark in ("=", "<", ">", "<=", ">=", "!=")}
 _RELATIONS |= {r"\approx": "~", r"\le": "<=", r"\ge": ">=", r"\ne": "!=", r"\in": "in"}
+_RELATIONS |= {r"\equiv": "congruent", r"\mod": "mod"}
 _CLOSING = {"(": ")]", "[": "])", r"\{": r"\}"}
 
 
@@ -317,9 +318,12 @@ class _Parser:
             base = (self._argument(),)
         if self._take("^", "**"):
             power = self._script()
+        operand = self._operand()
         if name in ("max", "min"):
-            raise Unreadable(name)
-        node = Node("call", (self._operand(), *base), name)
+            if base or power or operand.op != "group":
+                raise Unreadable(name)
+            return Node("call", operand.args, name)
+        node = Node("call", (operand, *base), name)
         if power is None:
             return node
         if power == Node("neg", (Node("num", value=Fraction(1)),)):

@@ -21,7 +21,7 @@ _SPLITTERS = frozenset({"and", "or", r"\wedge", r"\vee"})
 _PATTERN = re.compile(
     r" *(?:(?P<text>\\text ?\{(?P<inside>[^{}]*)\})|(?P<command>\\[A-Za-z]+|\\[{}|\\])"
     r"|(?P<number>(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,3}(?![\w.]))?)|(?P<word>[A-Za-z]+)"
-    r"|(?P<mark>\*\*|<=|>=|!=|[-+*/^_()\[\]{}|,;:=<>!'%&\"]))"
+    r"|(?P<mark>\*\*|<=|>=|!=|[=:]=|[-+*/^_()\[\]{}|,;:=<>!'%&\"]))"
 )
 
 
@@ -53,7 +53,8 @@ def tokens(text: str, *, thousands: bool) -> list[Token]:
             found += _word_tokens(match["word"])
         else:
             kind = "number" if match["number"] else "mark"
-            found.append(Token(kind, match["command"] or match["number"] or match["mark"]))
+            token = match["command"] or match["number"] or match["mark"]
+            found.append(Token(kind, "=" if token in ("==", ":=") else token))
     return found
 
 
@@ -81,6 +82,8 @@ def _word_tokens(word: str) -> list[Token]:
         return [Token("const", CONSTANTS[word])]
     if word in _SPLITTERS:
         return [Token("mark", word)]
+    if word == "mod":
+        return [Token("mark", r"\mod")]
     prefix = next((name for name in ("sqrt", "sin", "cos", "tan", "ln", "log", "exp") if word.startswith(name)), None)
     if prefix is not None:
         return [Token("function", prefix), *_word_tokens(word[len(prefix) :])]
