@@ -4,9 +4,10 @@ SHELL := /bin/bash
 VENV ?= .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+VLLM_VENV ?= .venv-vllm
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test soak lint bench calibrate images compose-test k8s-test clean
+.PHONY: help setup demo test test-vllm soak lint bench calibrate images compose-test k8s-test clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,6 +25,13 @@ lint: $(STAMP) ## ruff and mypy
 
 test: lint ## all tests, at sizes that end within 15 minutes on 2 cores
 	$(PY) -m pytest -q -m 'not soak' tests
+
+test-vllm: $(VLLM_VENV)/.installed ## the real vLLM (CPU build, an environment of its own): both engines, weights, the loop
+	$(VLLM_VENV)/bin/python -m pytest -q -m vllm tests/trainer
+
+$(VLLM_VENV)/.installed: pyproject.toml scripts/setup-vllm.sh
+	scripts/setup-vllm.sh $(VLLM_VENV)
+	@touch $@
 
 soak: lint ## the same tests at full size
 	$(PY) -m pytest -q --timeout 7200 tests
@@ -45,4 +53,4 @@ k8s-test: $(STAMP) ## every overlay rendered, validated against three versions o
 	$(PY) -m pytest -v tests/deploy/test_k8s.py tests/deploy/test_k8s_hardening.py tests/deploy/test_monitoring.py
 
 clean: ## remove the virtual environment and what runs left behind
-	rm -rf $(VENV) runs build .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) runs build .mypy_cache .ruff_cache .hypothesis

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from trainer.checkpoint import Checkpoint, Checkpoints
 from trainer.demo import make_demo_model
-from trainer.engine.torch_engine import TorchEngine
+from trainer.engine.choice import make_engine
 from trainer.errors import CheckpointError, ConfigError
 from trainer.files import finish_replacing, folder_atomically
 from trainer.jsonl import read_jsonl, write_atomically
@@ -114,9 +114,7 @@ def assemble(
 ) -> Run:
     """The parts of a run, all with the weights in `folder`."""
     policy, reference = make_policies(config, folder, ranks)
-    engine_model = load_model(folder, compute_dtype(config.model, ranks))
-    torch.nn.Module.to(engine_model, ranks.device)
-    engine = TorchEngine(engine_model, tokenizer, config.engine.max_rows)
+    engine = make_engine(config, folder, tokenizer, policy, compute_dtype(config.model, ranks), ranks)
     scorer = Scorer(client, config.reward, config.run_dir.name)
     first = [data.prompt_ids[p.id] for prompts in data.training.values() for p in prompts[:NUM_PROBES]]
     return Run(

@@ -58,7 +58,7 @@ class Run:
         return {
             "policy": self.probe.by_policy(self.policy),
             "reference": self.probe.by_policy(self.reference),
-            "engine": self.probe.by_engine(self.engine, self.policy.temperature),
+            "engine": self.probe.by_engine(self.engine),
             "data": self.data_hash,
         }
 
@@ -159,6 +159,7 @@ class Run:
 
     def close(self) -> None:
         self.scorer.close()
+        self.engine.close()
         if self.metrics is not None:
             self.metrics.close()
 

@@ -21,6 +21,7 @@ from trainer.config import (
     ResetConfig,
     Section,
 )
+from trainer.engine.config import EngineConfig
 from trainer.errors import ConfigError
 from trainer.stage import Stage, parse_setting, with_settings
 
@@ -65,18 +66,6 @@ class ModelConfig(Section):
         if (self.path is None) == (self.demo is None):
             raise ValueError("give either `path` or `demo`")
         return self
-
-
-class EngineConfig(Section):
-    """What samples completions."""
-
-    kind: Literal["torch"] = "torch"
-    """`torch`: batched sampling in this process, for CPU and tests."""
-    max_rows: Count = 256
-    """Completions sampled at once."""
-    sync_tolerance: Positive | None = None
-    """Largest difference of log-probabilities, trainer against engine, with which a weight sync counts as arrived.
-    Unset: 1e-3 in float32, 0.5 in bfloat16."""
 
 
 class SamplingConfig(Section):

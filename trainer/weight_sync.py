@@ -31,15 +31,19 @@ class Probe:
         return cls(tuple(p[-PROBE_PROMPT_TOKENS:] + tail for p, tail in zip(prompts, tails, strict=True)))
 
     def by_policy(self, policy: Policy) -> list[list[float]]:
-        """Log-probability of every token but the first of each sequence, as the trainer computes it."""
+        """Log-probability at temperature 1 of every token but the first of each sequence, by the trainer."""
         batch = pack([TrainingSample(i, s[:1], s[1:], (0.0,) * len(s[1:]), 0.0) for i, s in enumerate(self.sequences)])
-        with torch.no_grad():
-            logprobs = policy.logprobs(to_device(batch, policy.device))[0].tolist()
+        temperature, policy.temperature = policy.temperature, 1.0
+        try:
+            with torch.no_grad():
+                logprobs = policy.logprobs(to_device(batch, policy.device))[0].tolist()
+        finally:
+            policy.temperature = temperature
         lengths = [len(sequence) - 1 for sequence in self.sequences]
         return [logprobs[sum(lengths[:i]) : sum(lengths[: i + 1])] for i in range(len(lengths))]
 
-    def by_engine(self, engine: Engine, temperature: float) -> list[list[float]]:
-        return engine.fingerprint(self.sequences, temperature)
+    def by_engine(self, engine: Engine) -> list[list[float]]:
+        return engine.fingerprint(self.sequences)
 
 
 def largest_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> float:
@@ -54,7 +58,7 @@ def push_weights(policy: Policy, engine: Engine, version: int, probe: Probe, tol
     Raises WeightSyncError out of tolerance: the run would go on sampling from another policy than it trains.
     """
     engine.push(policy.weights(), version)
-    difference = largest_difference(probe.by_policy(policy), probe.by_engine(engine, policy.temperature))
+    difference = largest_difference(probe.by_policy(policy), probe.by_engine(engine))
     if difference > tolerance:
         raise WeightSyncError(
             f"after the weight sync of step {version} the engine's log-probabilities differ from the trainer's by "

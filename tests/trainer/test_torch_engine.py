@@ -106,7 +106,7 @@ def test_a_group_is_given_when_it_is_done_not_at_the_end(tokenizer: PreTrainedTo
 def test_pushed_weights_count(tokenizer: PreTrainedTokenizerFast, tied: bool) -> None:
     old, new = engine(tokenizer, 0, tied=tied), engine(tokenizer, 1, tied=tied)
     old.push(tiny_model(1, tied).state_dict().items(), 5)
-    assert old.fingerprint([[3, 4, 5]], 1.2) == new.fingerprint([[3, 4, 5]], 1.2)
+    assert old.fingerprint([[3, 4, 5]]) == new.fingerprint([[3, 4, 5]])
     [group] = rolled(old, REQUESTS[:1])
     assert {r.policy_version for r in group.rollouts} == {5}
     assert [r.token_ids for r in group.rollouts] == [r.token_ids for r in rolled(new, REQUESTS[:1])[0].rollouts]

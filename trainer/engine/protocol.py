@@ -48,8 +48,11 @@ class Engine(Protocol):
         """Take new weights; they count from the next rollout on, no cached state of the old ones survives."""
         ...
 
-    def fingerprint(self, sequences: Sequence[Sequence[int]], temperature: float) -> list[list[float]]:
-        """Log-probability of every token but the first of each sequence, under the weights the engine really has."""
+    def fingerprint(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probability of every token but the first of each sequence, under the weights the engine really has.
+
+        At temperature 1, whatever completions are drawn at: that is what engines tell of a prompt.
+        """
         ...
 
     def sleep(self) -> None:
@@ -58,6 +61,10 @@ class Engine(Protocol):
 
     def wake(self) -> None:
         """Be ready for `push` and `rollout`."""
+        ...
+
+    def close(self) -> None:
+        """End what was started; the engine is not used again."""
         ...
 
 

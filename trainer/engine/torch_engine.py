@@ -98,12 +98,12 @@ class TorchEngine:
         self._policy_version = policy_version
 
     @torch.inference_mode()
-    def fingerprint(self, sequences: Sequence[Sequence[int]], temperature: float) -> list[list[float]]:
+    def fingerprint(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         # Filled up on the right, which causal attention cannot see: one pass for all.
         longest = max(map(len, sequences))
         ids = torch.tensor([[*s, *[0] * (longest - len(s))] for s in sequences], device=self._model.device)
         logits = self._model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-        logprobs = torch.log_softmax(logits / temperature, dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
+        logprobs = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
         return [row[: len(s) - 1] for row, s in zip(logprobs.tolist(), sequences, strict=True)]
 
     def sleep(self) -> None:
@@ -111,6 +111,9 @@ class TorchEngine:
 
     def wake(self) -> None:
         """Always awake."""
+
+    def close(self) -> None:
+        """Nothing was started."""
 
 
 class _Source:

