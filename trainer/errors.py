@@ -3,6 +3,7 @@
 TrainerError            exit code 1
 ├── ConfigError         exit code 2: the config, or something it names, is unusable
 ├── CheckpointError     a checkpoint is damaged, or does not continue the run it claims to
+├── EngineError         no engine is left to sample with, or one was lost while it was given weights
 ├── WeightSyncError     the engine does not have the policy's weights
 ├── ResetError          after a reset the policy does not equal its reference
 ├── RewardError         too many rewards are unknown, step after step
@@ -21,6 +22,10 @@ class ConfigError(TrainerError):
 
 
 class CheckpointError(TrainerError):
+    pass
+
+
+class EngineError(TrainerError):
     pass
 
 

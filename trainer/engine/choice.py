@@ -9,7 +9,10 @@ from transformers import PreTrainedTokenizerBase
 
 from trainer.engine.protocol import Engine
 from trainer.engine.torch_engine import TorchEngine, stop_token_ids
+from trainer.engine.vllm_http import VllmHttpEngine
 from trainer.engine.vllm_request import Reader, check_version
+from trainer.engine.vllm_servers import Server, Servers, own_server
+from trainer.engine.vllm_weights import FilesChannel, NcclChannel
 from trainer.errors import ConfigError
 from trainer.parallel import Ranks
 from trainer.policy import Policy, load_model
@@ -39,7 +42,27 @@ def make_engine(
         from trainer.engine.vllm_engine import VllmEngine
 
         return VllmEngine(str(folder), reader, config.engine, longest_sequence(config))
-    raise ConfigError("engine.kind vllm_http")
+    return http_engine(config, str(folder), reader, policy, ranks)
+
+
+def http_engine(config: RunConfig, model: str, reader: Reader, policy: Policy, ranks: Ranks) -> VllmHttpEngine:
+    """Own servers are started with the first weights; each rank knows the URLs, rank 0 the processes."""
+    engine, longest = config.engine, longest_sequence(config)
+    channel = NcclChannel(ranks.device) if ranks.device.type == "cuda" else FilesChannel()
+
+    def start() -> list[Server]:
+        if engine.own_servers:
+            check_version(installed_vllm(), "as installed")
+        return [
+            own_server(devices, model, engine, longest, channel.backend, config.run_dir / f"vllm-{i}.log")
+            for i, devices in enumerate(engine.own_servers)
+        ]
+
+    own = start() if ranks.is_main else []
+    urls = ranks.on_main(lambda: [server.url for server in own])
+    servers = [Server(url) for url in engine.urls] + (own or [Server(url) for url in urls])
+    kept = Servers(servers, engine.patience_s, longest, channel.backend)
+    return VllmHttpEngine(kept, channel, reader, engine.max_rows, policy.weights, ranks)
 
 
 def installed_vllm() -> str:

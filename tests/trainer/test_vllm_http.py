@@ -1,0 +1,87 @@
+"""The real vLLM as servers of their own: started, given weights, asked, killed, started again."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.trainer.vllm_models import (
+    END_IDS,
+    MAX_MODEL_LEN,
+    NEEDS_VLLM,
+    PROBE,
+    REQUESTS,
+    SETTINGS,
+    largest_error,
+    model,
+    rolled,
+    save,
+    tokenizer,
+    tokens,
+)
+from trainer.engine.protocol import Sampling
+from trainer.engine.vllm_http import VllmHttpEngine
+from trainer.engine.vllm_request import Reader
+from trainer.engine.vllm_servers import Server, Servers, own_server
+from trainer.engine.vllm_weights import FilesChannel
+from trainer.parallel import ALONE
+from trainer.policy import Policy
+from trainer.weight_sync import push_weights
+
+pytestmark = [*NEEDS_VLLM, pytest.mark.timeout(1500)]
+TOLERANCE = 1e-3
+
+
+class Fixture:
+    def __init__(self, folder: Path, tied: bool) -> None:
+        name = save(folder, 0, tied)
+        self.server: Server = own_server("", name, SETTINGS, MAX_MODEL_LEN, "files", folder / "vllm.log")
+        self.policy = Policy(model(1, tied), 1.2)
+        self.engine = VllmHttpEngine(
+            Servers([self.server], 600.0, MAX_MODEL_LEN, "files"),
+            FilesChannel(),
+            Reader(tokenizer(), END_IDS),
+            SETTINGS.max_rows,
+            self.policy.weights,
+            ALONE,
+        )
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fixture]:
+    fixture = Fixture(tmp_path_factory.mktemp("served"), request.param)
+    try:
+        yield fixture
+    finally:
+        fixture.engine.close()
+
+
+def test_weights_arrive_and_logprobs_are_those_of_the_trainer(served: Fixture) -> None:
+    assert push_weights(served.policy, served.engine, 1, PROBE, TOLERANCE) < TOLERANCE
+    groups = rolled(served.engine)
+    assert largest_error(groups, served.policy) < TOLERANCE
+    assert {rollout.policy_version for group in groups for rollout in group.rollouts} == {1}
+    again = [group for one in reversed(REQUESTS) for group in rolled(served.engine, [one])]
+    assert tokens(groups) == tokens(sorted(again, key=lambda group: group.index))
+
+
+def test_weights_given_while_completions_wait_leave_no_old_cache(served: Fixture) -> None:
+    unfinished = served.engine.rollout(REQUESTS, Sampling(1.2, 24))
+    next(unfinished)
+    assert push_weights(served.policy, served.engine, 2, PROBE, TOLERANCE) < TOLERANCE
+    unfinished.close()
+    assert largest_error(rolled(served.engine), served.policy) < TOLERANCE
+
+
+def test_a_killed_server_is_started_again_and_its_completions_are_asked_again(served: Fixture) -> None:
+    push_weights(served.policy, served.engine, 3, PROBE, TOLERANCE)
+    expected = tokens(rolled(served.engine))
+    arrivals = served.engine.rollout(REQUESTS, Sampling(1.2, 24))
+    first = next(arrivals)
+    assert served.server.process is not None
+    served.server.process.kill()
+    groups = sorted([first, *arrivals, *served.engine.rollout([], Sampling(1.2, 24))], key=lambda group: group.index)
+    assert tokens(groups) == expected
+    assert largest_error(groups, served.policy) < TOLERANCE
+    served.server.process.kill()
+    assert tokens(rolled(served.engine)) == expected, "nothing was under way, and nobody was left"

@@ -1,0 +1,83 @@
+"""What both vLLM engines share, without vLLM."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from tests.trainer.builders import rollout
+from tests.trainer.tiny import run_config
+from tests.trainer.vllm_models import request
+from trainer.engine.choice import longest_sequence
+from trainer.engine.config import EngineConfig
+from trainer.engine.protocol import Sampling, sampling_seed
+from trainer.engine.vllm_request import Flight, check_version, sampling_params
+from trainer.errors import ConfigError
+
+
+@pytest.mark.parametrize("version", ["0.32.0", "0.32.0+cpu", "0.33.5", "0.33.0rc1"])
+def test_versions_inside_the_window_are_taken(version: str) -> None:
+    check_version(version, "as installed")
+
+
+@pytest.mark.parametrize("version", ["0.31.9", "0.34.0", "1.32.0", "dev"])
+def test_versions_outside_the_window_are_refused_in_one_line(version: str) -> None:
+    with pytest.raises(ConfigError, match=r"^vLLM .* as installed is not supported: wanted >=0.32,<0.34$"):
+        check_version(version, "as installed")
+
+
+def test_seeds_fit_in_a_signed_number_and_stay_apart() -> None:
+    seeds = [sampling_seed("0", 1, "p", k) for k in range(1000)]
+    asked = {sampling_params(Sampling(1.2, 4), seed, frozenset({1}))["seed"] for seed in seeds}
+    assert len(asked) == 1000
+    assert max(asked) < 2**63
+
+
+def test_groups_come_back_whole_in_the_order_of_their_samples() -> None:
+    flight = Flight.of([request(0, [5], 2), request(1, [5], 2)], max_rows=8)
+    a, b, c, d = flight.take()
+    assert [flight.land(ticket, rollout(None, num_tokens=n)) for ticket, n in ((b, 2), (c, 3))] == [None, None]
+    first, second = flight.land(a, rollout(None, num_tokens=1)), flight.land(d, rollout(None, num_tokens=4))
+    assert first is not None
+    assert second is not None
+    assert [len(r.token_ids) for group in (first, second) for r in group.rollouts] == [1, 2, 3, 4]
+
+
+def test_requests_are_taken_as_there_is_room_and_asked_for_again_after_none() -> None:
+    flight = Flight.of(iter([request(0, [5], 4), None, request(1, [5], 4), request(2, [5], 4)]), max_rows=6)
+    first = list(flight.take())
+    assert {ticket.request.index for ticket in first} == {0}
+    assert {ticket.request.index for ticket in flight.take()} == {1}, "room for two is room for a group"
+    assert list(flight.take()) == []
+    for ticket in first[:3]:
+        flight.land(ticket, rollout(None))
+    assert {ticket.request.index for ticket in flight.take()} == {2}
+
+
+@pytest.mark.parametrize(
+    ("section", "tolerance"),
+    [
+        ({}, 1e-3),
+        ({"kind": "vllm"}, 0.5),
+        ({"kind": "vllm", "dtype": "float32"}, 1e-3),
+        ({"kind": "vllm", "sync_tolerance": 0.1}, 0.1),
+    ],
+)
+def test_the_tolerance_follows_the_arithmetic(section: dict[str, Any], tolerance: float) -> None:
+    assert EngineConfig.model_validate(section).sync_tolerance == tolerance
+
+
+@pytest.mark.parametrize(
+    "section", [{"kind": "vllm_http"}, {"kind": "vllm", "urls": ["http://a:1"]}, {"own_servers": ["0"]}]
+)
+def test_servers_and_their_kind_belong_together(section: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="belong to kind"):
+        EngineConfig.model_validate(section)
+
+
+def test_the_longest_sequence_is_that_of_any_stage(tmp_path: Any) -> None:
+    stages = [
+        {"name": "long", "from_step": 2, "set": {"sampling.max_tokens": 100}},
+        {"name": "short", "from_step": 3, "set": {"sampling.max_tokens": 5}},
+    ]
+    assert longest_sequence(run_config(tmp_path, stages=stages)) == 32 + 100

@@ -1,0 +1,229 @@
+"""Servers that are lost, come back, hang or are not what they should be; without vLLM."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.trainer.stub_vllm import StubVllm
+from tests.trainer.vllm_models import request, tokenizer, tokens
+from trainer.engine import vllm_http, vllm_weights
+from trainer.engine.protocol import Sampling
+from trainer.engine.vllm_http import VllmHttpEngine
+from trainer.engine.vllm_request import Reader
+from trainer.engine.vllm_servers import Server, Servers, refuse_public
+from trainer.engine.vllm_weights import FilesChannel, NcclChannel, chunks
+from trainer.errors import ConfigError, EngineError
+from trainer.parallel import ALONE
+from trainer.types import RolloutGroup
+
+WEIGHTS = [("a", torch.zeros(3)), ("b", torch.zeros(2))]
+REQUESTS = [request(index, [5, 6], 8) for index in range(6)]
+SAMPLING = Sampling(1.2, 8)
+
+
+@pytest.fixture
+def stubs() -> Iterator[list[StubVllm]]:
+    made = [StubVllm(), StubVllm()]
+    yield made
+    for stub in made:
+        stub.shutdown()
+        stub.server_close()
+
+
+def engine_of(servers: Sequence[Server], patience_s: float = 60.0) -> VllmHttpEngine:
+    kept = Servers(servers, patience_s, 64, "files")
+    return VllmHttpEngine(kept, FilesChannel(), Reader(tokenizer(), frozenset({1})), 16, lambda: WEIGHTS, ALONE)
+
+
+@pytest.fixture
+def engine(stubs: list[StubVllm]) -> Iterator[VllmHttpEngine]:
+    made = engine_of([Server(stub.url) for stub in stubs])
+    made.push(WEIGHTS, 0)
+    yield made
+    made.close()
+
+
+def rolled(engine: VllmHttpEngine) -> list[RolloutGroup]:
+    return sorted(engine.rollout(REQUESTS, SAMPLING), key=lambda group: group.index)
+
+
+EXPECTED = [(40 + (seed >> 1) % 7, 1) for one in REQUESTS for seed in one.seeds]
+
+
+def test_all_servers_are_asked(engine: VllmHttpEngine, stubs: list[StubVllm]) -> None:
+    assert tokens(rolled(engine)) == EXPECTED
+    assert all(len(stub.completions) > 8 for stub in stubs)
+
+
+def test_completions_of_a_lost_server_are_asked_again_with_the_same_seeds(
+    engine: VllmHttpEngine, stubs: list[StubVllm]
+) -> None:
+    stubs[0].dies_at = 3
+    assert tokens(rolled(engine)) == EXPECTED
+    asked = {body["sampling_params"]["seed"] for body in stubs[0].completions[3:]}
+    assert asked
+    assert asked <= {body["sampling_params"]["seed"] for body in stubs[1].completions}
+
+
+def test_a_lost_server_serves_again_after_the_next_push(engine: VllmHttpEngine, stubs: list[StubVllm]) -> None:
+    stubs[0].dies_at = 3
+    rolled(engine)
+    engine.push(WEIGHTS, 1)
+    before = len(stubs[0].completions)
+    rolled(engine)
+    assert len(stubs[0].completions) == before, "it is still down"
+    stubs[0].dies_at = None
+    stubs[0].statuses.clear()
+    rolled(engine)
+    assert len(stubs[0].completions) == before, "it has no weights"
+    engine.push(WEIGHTS, 2)
+    assert tokens(rolled(engine)) == EXPECTED
+    assert len(stubs[0].completions) > before
+
+
+def test_a_server_started_anew_behind_our_back_is_not_believed(engine: VllmHttpEngine, stubs: list[StubVllm]) -> None:
+    stubs[0].weights = "default"
+    assert tokens(rolled(engine)) == EXPECTED
+    seeds = {body["sampling_params"]["seed"] for body in stubs[0].completions}
+    assert seeds <= {body["sampling_params"]["seed"] for body in stubs[1].completions}
+
+
+def test_a_hanging_server_is_lost(
+    engine: VllmHttpEngine, stubs: list[StubVllm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_http, "HEALTH_EVERY_S", 0.05)
+    monkeypatch.setattr(Server, "is_healthy", lambda self: self.url != stubs[0].url)
+    stubs[0].hangs.set()
+    assert tokens(rolled(engine)) == EXPECTED
+
+
+def test_when_all_are_lost_those_that_come_back_get_the_weights_first(
+    engine: VllmHttpEngine, stubs: list[StubVllm]
+) -> None:
+    for stub in stubs:
+        stub.weights = "default"
+    assert tokens(rolled(engine)) == EXPECTED
+    assert {stub.weights for stub in stubs} != {"default"}
+
+
+def test_without_any_server_the_run_ends_with_a_line(stubs: list[StubVllm]) -> None:
+    for stub in stubs:
+        stub.statuses["/health"] = 503
+    with pytest.raises(EngineError, match="no vLLM server answers"):
+        engine_of([Server(stub.url) for stub in stubs], patience_s=0.1).push(WEIGHTS, 0)
+
+
+def test_a_refused_completion_ends_the_run(engine: VllmHttpEngine, stubs: list[StubVllm]) -> None:
+    for stub in stubs:
+        stub.statuses["/inference/v1/generate"] = 400
+    with pytest.raises(EngineError, match="refuses a completion"):
+        rolled(engine)
+
+
+def test_a_server_that_does_not_take_its_weights_is_left_out(stubs: list[StubVllm]) -> None:
+    stubs[0].statuses["/update_weights"] = 500
+    engine = engine_of([Server(stub.url) for stub in stubs])
+    engine.push(WEIGHTS, 0)
+    assert tokens(rolled(engine)) == EXPECTED
+    assert stubs[0].completions == []
+
+
+def test_a_push_pauses_and_resets_before_it_goes_on(engine: VllmHttpEngine, stubs: list[StubVllm]) -> None:
+    routes = [route for route, _ in stubs[0].calls]
+    assert routes[routes.index("/pause") :] == [
+        "/pause", "/start_weight_update", "/update_weights", "/finish_weight_update", "/reset_prefix_cache", "/resume",
+    ]  # fmt: skip
+
+
+def test_a_fingerprint_shows_the_server_that_differs(
+    engine: VllmHttpEngine, monkeypatch: pytest.MonkeyPatch, stubs: list[StubVllm]
+) -> None:
+    assert engine.fingerprint([[3, 4, 5]]) == [[-1.0, -1.0]]
+    told = {stubs[0].url: [-1.0, -3.0], stubs[1].url: [-1.0, -2.0]}
+    monkeypatch.setattr(vllm_http, "probe", lambda server, sequence: told[server.url])
+    assert engine.fingerprint([[3, 4, 5]]) == [[-1.0, -3.0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("version", "0.31.1", "not supported: wanted >=0.32,<0.34"),
+        ("version", "0.34.0", "not supported"),
+        ("logprobs_mode", "raw_logprobs", "--logprobs-mode is raw_logprobs, wanted processed_logprobs"),
+    ],
+)
+def test_a_server_that_is_not_what_it_should_be_is_refused(
+    stubs: list[StubVllm], name: str, value: str, message: str
+) -> None:
+    setattr(stubs[1], name, value)
+    with pytest.raises(ConfigError, match=message) as refused:
+        engine_of([Server(stub.url) for stub in stubs]).push(WEIGHTS, 0)
+    assert refused.value.exit_code == 2
+
+
+def test_a_server_too_short_for_the_longest_sequence_is_refused(stubs: list[StubVllm]) -> None:
+    with pytest.raises(ConfigError, match="--max-model-len is 64, wanted 65"):
+        Servers([Server(stubs[0].url)], 60.0, 65, "files").living()
+
+
+@pytest.mark.parametrize("url", ["http://8.8.8.8:8000", "http://[2001:4860:4860::8888]:80"])
+def test_public_addresses_are_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="no private address"):
+        refuse_public(url)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://10.1.2.3:8001", "http://[fd00::1]:80"])
+def test_private_addresses_are_taken(url: str) -> None:
+    refuse_public(url)
+
+
+def own(tmp_path: Path, code: str, url: str) -> Server:
+    return Server(url, command=[sys.executable, "-c", code], log=tmp_path / "log")
+
+
+def test_an_own_server_that_cannot_start_ends_the_run_with_its_last_line(tmp_path: Path) -> None:
+    server = own(tmp_path, "raise SystemExit('no such model')", "http://127.0.0.1:1")
+    with pytest.raises(EngineError, match="no such model"):
+        Servers([server], 60.0, 64, "files").living()
+
+
+def test_an_own_server_that_ended_is_started_again_and_ends_with_the_engine(
+    tmp_path: Path, stubs: list[StubVllm]
+) -> None:
+    server = own(tmp_path, "import time; time.sleep(600)", stubs[0].url)
+    servers = Servers([server], 60.0, 64, "files")
+    servers.living()
+    first = server.process
+    assert first is not None
+    first.kill()
+    first.wait()
+    servers.living()
+    second = server.process
+    assert second is not None
+    assert second is not first
+    servers.close()
+    assert second.poll() is not None
+
+
+def test_workers_of_all_servers_join_one_group(stubs: list[StubVllm], monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+    channel = NcclChannel(torch.device("cpu"))
+    monkeypatch.setattr(channel, "_open", lambda common: opened.append(common))
+    stubs[0].world_size, stubs[1].world_size = 2, 4
+    channel.join([Server(stub.url) for stub in stubs])
+    [first, second] = [dict(stub.calls)["/init_weight_transfer_engine"]["init_info"] for stub in stubs]
+    assert (first["rank_offset"], second["rank_offset"]) == (1, 3), "rank 0 is the trainer"
+    assert first["world_size"] == second["world_size"] == opened[0]["world_size"] == 7
+    assert first["master_address"] == "127.0.0.1"
+    assert first["master_port"] == second["master_port"] == opened[0]["master_port"]
+
+
+def test_chunks_hold_what_fits_and_one_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_weights, "CHUNK_BYTES", 40)
+    sizes = [4, 6, 1, 20, 2]
+    found = [[t.numel() for _, t in chunk] for chunk in chunks((str(n), torch.zeros(n)) for n in sizes)]
+    assert found == [[4, 6], [1], [20], [2]]

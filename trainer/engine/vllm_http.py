@@ -1,0 +1,222 @@
+"""vLLM servers as the engine: completions asked of the least busy one, asked again elsewhere when a server is lost."""
+
+import asyncio
+import math
+import threading
+import uuid
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import torch
+
+from trainer.engine.protocol import RolloutRequest, Sampling
+from trainer.engine.vllm_request import PROBE_PARAMS, Flight, Reader, Ticket, sampling_params
+from trainer.engine.vllm_servers import Server, Servers
+from trainer.engine.vllm_weights import Channel, transfer
+from trainer.errors import EngineError
+from trainer.parallel import Ranks
+from trainer.types import Rollout, RolloutGroup
+
+ROUTE = "/inference/v1/generate"
+"""Tokens in, tokens out, with the name of the weights they came from."""
+HEALTH_EVERY_S = 10.0
+UNHEALTHY_AFTER = 3
+"""Health checks in a row: a server may be late once."""
+Weights = Iterable[tuple[str, torch.Tensor]]
+
+
+class VllmHttpEngine:
+    """Every rank asks all servers for its own completions; rank 0 hands out weights."""
+
+    def __init__(
+        self,
+        servers: Servers,
+        channel: Channel,
+        reader: Reader,
+        max_rows: int,
+        weights: Callable[[], Weights],
+        ranks: Ranks,
+    ) -> None:
+        """`weights` gives the policy's again, for a server that comes back in the middle of a rollout."""
+        self._servers, self._channel, self._reader, self._ranks = servers, channel, reader, ranks
+        self._max_rows, self._weights = max_rows, weights
+        self._name, self._policy_version = "", 0
+
+    def push(self, weights: Weights, policy_version: int) -> None:
+        """Raises EngineError where no server is left."""
+        name = uuid.uuid4().hex  # not the version: after a rollback it comes again with other weights
+        if self._ranks.is_main:
+            living = self._servers.living()
+            have = transfer(weights, living, self._channel, name)
+            for server in self._servers.all:
+                if server not in have:
+                    self._servers.lose(server, "it did not take its weights")
+            if not have:
+                raise EngineError("no vLLM server took the weights")
+        else:
+            for _ in weights:  # each is put together by all ranks
+                pass
+        name, urls = self._ranks.on_main(lambda: (name, [server.url for server in self._servers.serving()]))
+        for server in self._servers.all:
+            server.weights = name if server.url in urls else None
+        self._name, self._policy_version = name, policy_version
+
+    def push_again(self) -> None:
+        """To servers that came back when none was left."""
+        if self._ranks.size > 1:
+            raise EngineError("no vLLM server is left, and with several ranks weights are pushed only between steps")
+        self.push(self._weights(), self._policy_version)
+
+    def rollout(self, requests: Iterable[RolloutRequest | None], sampling: Sampling) -> Iterator[RolloutGroup]:
+        flight = Flight.of(requests, self._max_rows * max(1, len(self._servers.serving())))
+        with _Asking(self._servers, self.push_again) as asking:
+            while True:
+                for ticket in flight.take():
+                    params = sampling_params(sampling, ticket.seed, self._reader.stop_ids)
+                    body = {"token_ids": list(ticket.request.prompt_ids), "sampling_params": params}
+                    asking.begin(ticket, body, self._read)
+                if not flight.num_running:
+                    return
+                ticket, rollout = asking.next()
+                if (group := flight.land(ticket, rollout)) is not None:
+                    yield group
+
+    def _read(self, choice: dict[str, Any]) -> Rollout | None:
+        """None where not every token is of the weights that were given last."""
+        if {span["version"] for span in choice["weight_versions"]} != {self._name}:
+            return None
+        logprobs = [token["logprob"] for token in choice["logprobs"]["content"]]
+        return self._reader.rollout(choice["token_ids"], logprobs, self._policy_version)
+
+    def fingerprint(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Of every server; at each token the lowest value, so that one which differs from the others shows."""
+        found = [[probe(server, sequence) for sequence in sequences] for server in self._servers.serving()]
+        tokens = [zip(*rows, strict=True) for rows in zip(*found, strict=True)]
+        return [[min(values, key=lambda v: (not math.isnan(v), v)) for values in row] for row in tokens]
+
+    def sleep(self) -> None:
+        """The servers have their devices for themselves."""
+
+    def wake(self) -> None:
+        """Always awake."""
+
+    def close(self) -> None:
+        self._servers.close()
+
+
+def probe(server: Server, sequence: Sequence[int]) -> list[float]:
+    """Log-probabilities of all tokens but the first. Raises EngineError where the server does not answer."""
+    body = {"token_ids": list(sequence), "sampling_params": PROBE_PARAMS}
+    try:
+        told = server.post(ROUTE, body)["prompt_logprobs"]
+    except httpx.HTTPError as error:
+        raise EngineError(f"vLLM server {server.url}: {error}") from error
+    return [top[str(token)]["logprob"] for top, token in zip(told[1:], sequence[1:], strict=True)]
+
+
+class _Asking:
+    """The requests of one rollout, in a thread with an event loop: hundreds wait at once."""
+
+    def __init__(self, servers: Servers, push_again: Callable[[], None]) -> None:
+        self._servers, self._push_again = servers, push_again
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._done: SimpleQueue[tuple[Ticket, Rollout] | BaseException] = SimpleQueue()
+        self._reviving = asyncio.Lock()
+        self._client = httpx.AsyncClient(
+            timeout=httpx.Timeout(10.0, read=None, pool=None), limits=httpx.Limits(), trust_env=False
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._begin(self._watch())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._client.aclose()
+
+    def begin(self, ticket: Ticket, body: dict[str, Any], read: Callable[[dict[str, Any]], Rollout | None]) -> None:
+        self._begin(self._complete(ticket, body, read))
+
+    def next(self) -> tuple[Ticket, Rollout]:
+        """The next completion that is done. Raises what went wrong with any."""
+        done = self._done.get()
+        if isinstance(done, BaseException):
+            raise done
+        return done
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        async def watched() -> None:
+            try:
+                await work
+            except Exception as error:  # belongs to the thread that waits in `next`
+                self._done.put(error)
+
+        asyncio.run_coroutine_threadsafe(watched(), self._loop)
+
+    async def _complete(
+        self, ticket: Ticket, body: dict[str, Any], read: Callable[[dict[str, Any]], Rollout | None]
+    ) -> None:
+        """From whichever server gives it, with the same seed each time."""
+        while True:
+            server = await self._choose()
+            server.num_running += 1
+            try:
+                answer = await self._ask(server, body)
+            except httpx.TransportError as error:
+                self._servers.lose(server, type(error).__name__)
+                continue
+            finally:
+                server.num_running -= 1
+            if answer.status_code >= 500:
+                self._servers.lose(server, f"HTTP {answer.status_code}")
+            elif answer.is_error:
+                raise EngineError(f"vLLM server {server.url} refuses a completion: {answer.text[:300]}")
+            elif (rollout := read(answer.json()["choices"][0])) is not None:
+                self._done.put((ticket, rollout))
+                return
+            else:
+                self._servers.lose(server, "it was started anew and has other weights")
+
+    async def _ask(self, server: Server, body: dict[str, Any]) -> httpx.Response:
+        """Raises httpx.TransportError, also for a server that was lost meanwhile: a hanging one says nothing."""
+        asking = asyncio.ensure_future(self._client.post(server.url + ROUTE, json=body))
+        try:
+            while not (await asyncio.wait({asking}, timeout=1.0))[0]:
+                if server.weights is None:
+                    raise httpx.ReadTimeout("lost")
+            return asking.result()
+        finally:
+            asking.cancel()
+
+    async def _choose(self) -> Server:
+        """The least busy server. Without any: those that come back, given the weights again."""
+        if not self._servers.serving():
+            async with self._reviving:
+                if not self._servers.serving():
+                    await asyncio.to_thread(self._push_again)
+        return min(self._servers.serving(), key=lambda server: server.num_running)
+
+    async def _watch(self) -> None:
+        """Lose servers that hang."""
+        failures: dict[str, int] = {}
+        while True:
+            await asyncio.sleep(HEALTH_EVERY_S)
+            for server in self._servers.serving():
+                healthy = await asyncio.to_thread(server.is_healthy)
+                failures[server.url] = 0 if healthy else failures.get(server.url, 0) + 1
+                if failures[server.url] >= UNHEALTHY_AFTER:
+                    self._servers.lose(server, "it does not answer")

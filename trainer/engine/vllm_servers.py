@@ -1,0 +1,210 @@
+"""vLLM servers over HTTP: which live, which have the newest weights, and those that the trainer starts itself."""
+
+import atexit
+import contextlib
+import ctypes
+import ipaddress
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from trainer.engine.config import EngineConfig
+from trainer.engine.vllm_request import check_version
+from trainer.errors import ConfigError, EngineError
+
+logger = logging.getLogger(__name__)
+
+CONTROL_TIMEOUT_S = 600.0
+"""Of routes that load or reset; a health check gets a few seconds."""
+POLL_S = 0.5
+
+
+@dataclass(eq=False)
+class Server:
+    """One server. `weights` names those it was last given; None: it must not serve."""
+
+    url: str
+    weights: str | None = None
+    checked: bool = False
+    command: Sequence[str] = ()
+    """Of a server that the trainer starts."""
+    environment: dict[str, str] | None = None
+    log: Path | None = None
+    process: "subprocess.Popen[bytes] | None" = None
+    num_running: int = 0
+    """Completions asked of it."""
+
+    def is_healthy(self) -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{self.url}/health", timeout=10.0, trust_env=False).status_code == 200
+        return False
+
+    def post(self, route: str, body: dict[str, Any] | None = None) -> Any:
+        """Raises httpx.HTTPError."""
+        answer = httpx.post(f"{self.url}{route}", json=body, timeout=CONTROL_TIMEOUT_S, trust_env=False)
+        return answer.raise_for_status().json()
+
+    def get(self, route: str) -> Any:
+        """Raises httpx.HTTPError."""
+        return httpx.get(f"{self.url}{route}", timeout=CONTROL_TIMEOUT_S, trust_env=False).raise_for_status().json()
+
+    def start(self) -> None:
+        """Start an own server that does not run."""
+        if not self.command or (self.process is not None and self.process.poll() is None):
+            return
+        assert self.log is not None
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=self.environment,
+                preexec_fn=lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM),  # it ends with a trainer that is killed
+            )
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+class Servers:
+    """All servers of a run."""
+
+    def __init__(self, servers: Sequence[Server], patience_s: float, max_model_len: int, backend: str) -> None:
+        self.all = list(servers)
+        self._patience_s, self._max_model_len, self._backend = patience_s, max_model_len, backend
+        self._everyone = True
+        for server in self.all:
+            refuse_public(server.url)
+        atexit.register(self.close)
+
+    def serving(self) -> list[Server]:
+        return [server for server in self.all if server.weights is not None]
+
+    def lose(self, server: Server, reason: str) -> None:
+        """It serves nothing until it has been given weights again."""
+        if server.weights is not None:
+            logger.warning("vLLM server %s is lost: %s", server.url, reason)
+        server.weights, server.checked = None, False
+
+    def living(self) -> list[Server]:
+        """Servers that answer. Own ones that ended are started again; none may be missing at the run's beginning.
+
+        Later others are waited for only where none is left. Raises EngineError when patience ends without any.
+        """
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            for server in self.all:
+                server.start()
+            alive = [server for server in self.all if server.is_healthy()]
+            awaited = [s for s in self.all if (self._everyone or s.command) and s not in alive]
+            if alive and (not awaited or time.monotonic() > deadline):
+                break
+            for server in awaited:
+                self._raise_if_hopeless(server)
+            if time.monotonic() > deadline:
+                raise EngineError(f"no vLLM server answers: {', '.join(s.url for s in self.all)}")
+            time.sleep(POLL_S)
+        self._everyone = False
+        for server in alive:
+            self._check(server)
+        return alive
+
+    def _raise_if_hopeless(self, server: Server) -> None:
+        """An own server that cannot start for its configuration never will."""
+        if server.process is not None and server.process.poll() is not None and self._everyone:
+            assert server.log is not None
+            lines = server.log.read_text(errors="replace").strip().splitlines()
+            raise EngineError(f"a vLLM server did not start, see {server.log}: {lines[-1] if lines else 'no output'}")
+
+    def _check(self, server: Server) -> None:
+        """Raises ConfigError for a server that would give other numbers than the trainer thinks."""
+        if server.checked:
+            return
+        check_version(server.get("/version")["version"], f"of {server.url}")
+        config = server.get("/server_info?config_format=json")["vllm_config"]
+        transfer = config.get("weight_transfer_config") or {}
+        for name, found, wanted in (
+            ("--logprobs-mode", config["model_config"]["logprobs_mode"], "processed_logprobs"),
+            ("--weight-transfer-config: backend", transfer.get("backend"), self._backend),
+        ):
+            if found != wanted:
+                raise ConfigError(f"vLLM server {server.url}: {name} is {found}, wanted {wanted}")
+        if (length := config["model_config"]["max_model_len"]) < self._max_model_len:
+            raise ConfigError(f"vLLM server {server.url}: --max-model-len is {length}, wanted {self._max_model_len}")
+        server.checked = True
+
+    def close(self) -> None:
+        atexit.unregister(self.close)
+        for server in self.all:
+            server.stop()
+
+
+def on_all(servers: Sequence[Server], act: Callable[[Server], Any]) -> list[Server]:
+    """Those on which it worked, all asked at once; what fails is logged."""
+    if not servers:
+        return []
+
+    def attempt(server: Server) -> bool:
+        try:
+            act(server)
+        except httpx.HTTPError as error:
+            logger.warning("vLLM server %s: %s", server.url, error)
+            return False
+        return True
+
+    with ThreadPoolExecutor(len(servers)) as pool:
+        return [server for server, worked in zip(servers, pool.map(attempt, servers), strict=True) if worked]
+
+
+def refuse_public(url: str) -> None:
+    """The routes that take weights ask for no password. Raises ConfigError for an address that others may reach."""
+    host = urlsplit(url).hostname or ""
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError as error:
+        raise ConfigError(f"engine.urls: {host}: {error.strerror}") from error
+    if public := [address for address in found if not ipaddress.ip_address(address).is_private]:
+        raise ConfigError(f"engine.urls: {url} is {public[0]}, no private address; its routes take anybody's weights")
+
+
+def own_server(devices: str, model: str, config: EngineConfig, max_model_len: int, backend: str, log: Path) -> Server:
+    """A server on a free port of loopback, not started yet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", config.dtype]
+    command += ["--max-model-len", str(max_model_len), "--max-num-seqs", str(config.max_rows)]
+    command += ["--logprobs-mode", "processed_logprobs", "--enable-prefix-caching", "--generation-config", "vllm"]
+    command += ["--weight-transfer-config", json.dumps({"backend": backend})]
+    environment = os.environ | {"VLLM_SERVER_DEV_MODE": "1", "CUDA_VISIBLE_DEVICES": devices}
+    if devices:
+        command += ["--tensor-parallel-size", str(len(devices.split(",")))]
+    else:
+        command += ["--worker-extension-cls", "trainer.engine.vllm_worker.WeightReceiver", "--enforce-eager"]
+        command += ["--kv-cache-memory-bytes", str(config.kv_cache_mb << 20)]
+        root = str(Path(__file__).parents[2])
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+        environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
+    return Server(f"http://127.0.0.1:{port}", command=command, environment=environment, log=log)
