@@ -40,7 +40,7 @@ def engine(tied: bool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Eng
     from trainer.engine.vllm_engine import VllmEngine
 
     folder = save(tmp_path_factory.mktemp("model"), 0, tied)
-    made = VllmEngine(folder, Reader(tokenizer(), END_IDS), SETTINGS, MAX_MODEL_LEN)
+    made = VllmEngine(folder, Reader(tokenizer(), END_IDS), SETTINGS, MAX_MODEL_LEN, torch.float32)
     yield made
     made.close()
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.trainer.vllm_models import (
     END_IDS,
@@ -35,7 +36,7 @@ TOLERANCE = 1e-3
 class Fixture:
     def __init__(self, folder: Path, tied: bool) -> None:
         name = save(folder, 0, tied)
-        self.server: Server = own_server("", name, SETTINGS, MAX_MODEL_LEN, "files", folder / "vllm.log")
+        self.server: Server = own_server("", name, SETTINGS, MAX_MODEL_LEN, torch.float32, "files", folder / "vllm.log")
         self.policy = Policy(model(1, tied), 1.2)
         self.engine = VllmHttpEngine(
             Servers([self.server], 600.0, MAX_MODEL_LEN, "files"),

@@ -55,19 +55,6 @@ def test_requests_are_taken_as_there_is_room_and_asked_for_again_after_none() ->
 
 
 @pytest.mark.parametrize(
-    ("section", "tolerance"),
-    [
-        ({}, 1e-3),
-        ({"kind": "vllm"}, 0.5),
-        ({"kind": "vllm", "dtype": "float32"}, 1e-3),
-        ({"kind": "vllm", "sync_tolerance": 0.1}, 0.1),
-    ],
-)
-def test_the_tolerance_follows_the_arithmetic(section: dict[str, Any], tolerance: float) -> None:
-    assert EngineConfig.model_validate(section).sync_tolerance == tolerance
-
-
-@pytest.mark.parametrize(
     "section", [{"kind": "vllm_http"}, {"kind": "vllm", "urls": ["http://a:1"]}, {"own_servers": ["0"]}]
 )
 def test_servers_and_their_kind_belong_together(section: dict[str, Any]) -> None:

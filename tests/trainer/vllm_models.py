@@ -26,7 +26,7 @@ PROMPT = Prompt("p", ({"role": "user", "content": "x"},), {"kind": "logic"}, "wo
 VOCABULARY = 320
 END_IDS = frozenset(range(1, 32))  # one in ten, so that completions end at different lengths
 MAX_MODEL_LEN = 256
-SETTINGS = EngineConfig(dtype="float32", max_rows=32, kv_cache_mb=64)
+SETTINGS = EngineConfig(max_rows=32, kv_cache_mb=64)
 PROBE = Probe.of([tuple(range(2, 200)), (3, 4, 5), (6, 7)], VOCABULARY)
 
 

@@ -41,11 +41,13 @@ def make_engine(
         check_version(installed_vllm(), "as installed")
         from trainer.engine.vllm_engine import VllmEngine
 
-        return VllmEngine(str(folder), reader, config.engine, longest_sequence(config))
-    return http_engine(config, str(folder), reader, policy, ranks)
+        return VllmEngine(str(folder), reader, config.engine, longest_sequence(config), dtype)
+    return http_engine(config, str(folder), reader, policy, dtype, ranks)
 
 
-def http_engine(config: RunConfig, model: str, reader: Reader, policy: Policy, ranks: Ranks) -> VllmHttpEngine:
+def http_engine(
+    config: RunConfig, model: str, reader: Reader, policy: Policy, dtype: torch.dtype, ranks: Ranks
+) -> VllmHttpEngine:
     """Own servers are started with the first weights; each rank knows the URLs, rank 0 the processes."""
     engine, longest = config.engine, longest_sequence(config)
     channel = NcclChannel(ranks.device) if ranks.device.type == "cuda" else FilesChannel()
@@ -54,7 +56,7 @@ def http_engine(config: RunConfig, model: str, reader: Reader, policy: Policy, r
         if engine.own_servers:
             check_version(installed_vllm(), "as installed")
         return [
-            own_server(devices, model, engine, longest, channel.backend, config.run_dir / f"vllm-{i}.log")
+            own_server(devices, model, engine, longest, dtype, channel.backend, config.run_dir / f"vllm-{i}.log")
             for i, devices in enumerate(engine.own_servers)
         ]
 

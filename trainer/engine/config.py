@@ -1,17 +1,12 @@
 """What samples completions, and where."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from trainer.config import Count, Positive, Section
 
 Url = Annotated[str, Field(pattern="^https?://[^/]+$")]
-
-
-def _sync_tolerance(section: dict[str, Any]) -> float:
-    coarse = section.get("kind") != "torch" and section.get("dtype") == "bfloat16"
-    return 0.5 if coarse else 1e-3
 
 
 class EngineConfig(Section):
@@ -21,11 +16,9 @@ class EngineConfig(Section):
     """`torch`: in this process, for CPU and tests; `vllm`: vLLM in every rank; `vllm_http`: vLLM servers."""
     max_rows: Count = 256
     """Completions sampled at once, in each engine."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of vLLM's weights and arithmetic; `torch` computes in `model.dtype`."""
-    sync_tolerance: Positive = Field(default_factory=_sync_tolerance)
-    """Largest difference of log-probabilities, trainer against engine, with which a weight sync counts as arrived;
-    by default 1e-3, and 0.5 where vLLM computes in bfloat16: improbable tokens differ by tenths. Our choice."""
+    sync_tolerance: Positive | None = None
+    """Largest difference of log-probabilities, trainer against engine, with which a weight sync counts as arrived.
+    Unset: 1e-3 in float32, 0.5 in bfloat16."""
     kv_cache_mb: Count = 8192
     """`vllm` and own servers on the CPU: memory of the key-value cache, MiB. A 1.5B Qwen2 takes 28 KiB a token."""
     urls: tuple[Url, ...] = ()

@@ -9,7 +9,7 @@ from torch import distributed
 
 from trainer.engine.config import EngineConfig
 from trainer.engine.protocol import RolloutRequest, Sampling
-from trainer.engine.vllm_request import PROBE_PARAMS, Flight, Reader, Ticket, sampling_params
+from trainer.engine.vllm_request import PROBE_PARAMS, Flight, Reader, Ticket, dtype_name, sampling_params
 from trainer.types import RolloutGroup
 
 # Before vLLM is imported: its engine runs in this process, and on a CPU leaves the threads to whom they belong.
@@ -25,7 +25,9 @@ from trainer.engine.vllm_worker import load_weights
 class VllmEngine:
     """Weights are handed over in memory. On a CPU nothing sleeps."""
 
-    def __init__(self, model: str, reader: Reader, config: EngineConfig, max_model_len: int) -> None:
+    def __init__(
+        self, model: str, reader: Reader, config: EngineConfig, max_model_len: int, dtype: torch.dtype
+    ) -> None:
         """`model`: folder or hub name; `max_model_len`: tokens of the longest prompt with its completion."""
         on_gpu = torch.cuda.is_available()
         ranks = distributed.get_world_size() if distributed.is_initialized() else 1
@@ -33,7 +35,7 @@ class VllmEngine:
         self._engine = LLMEngine.from_engine_args(
             EngineArgs(
                 model=model,
-                dtype=config.dtype,
+                dtype=dtype_name(dtype),
                 max_model_len=max_model_len,
                 max_num_seqs=config.max_rows,
                 kv_cache_memory_bytes=config.kv_cache_mb << 20,

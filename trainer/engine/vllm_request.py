@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from trainer.engine.protocol import RolloutRequest, Sampling
@@ -21,6 +22,11 @@ def check_version(version: str, where: str) -> None:
     if found is None or not FIRST <= (int(found[1]), int(found[2])) < BEYOND:
         wanted = ">={}.{},<{}.{}".format(*FIRST, *BEYOND)
         raise ConfigError(f"vLLM {version} {where} is not supported: wanted {wanted}")
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """As vLLM spells it: `bfloat16`."""
+    return str(dtype).removeprefix("torch.")
 
 
 def sampling_params(sampling: Sampling, seed: int, stop_ids: frozenset[int]) -> dict[str, Any]:

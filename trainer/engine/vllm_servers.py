@@ -20,9 +20,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import torch
 
 from trainer.engine.config import EngineConfig
-from trainer.engine.vllm_request import check_version
+from trainer.engine.vllm_request import check_version, dtype_name
 from trainer.errors import ConfigError, EngineError
 
 logger = logging.getLogger(__name__)
@@ -187,13 +188,15 @@ def refuse_public(url: str) -> None:
         raise ConfigError(f"engine.urls: {url} is {public[0]}, no private address; its routes take anybody's weights")
 
 
-def own_server(devices: str, model: str, config: EngineConfig, max_model_len: int, backend: str, log: Path) -> Server:
+def own_server(
+    devices: str, model: str, config: EngineConfig, max_model_len: int, dtype: torch.dtype, backend: str, log: Path
+) -> Server:
     """A server on a free port of loopback, not started yet."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", config.dtype]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", dtype_name(dtype)]
     command += ["--max-model-len", str(max_model_len), "--max-num-seqs", str(config.max_rows)]
     command += ["--logprobs-mode", "processed_logprobs", "--enable-prefix-caching", "--generation-config", "vllm"]
     command += ["--weight-transfer-config", json.dumps({"backend": backend})]

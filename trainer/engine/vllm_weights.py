@@ -15,6 +15,7 @@ import httpx
 import torch
 from safetensors.torch import save_file
 
+from trainer.engine.vllm_request import dtype_name
 from trainer.engine.vllm_servers import Server, on_all
 from trainer.errors import EngineError
 
@@ -144,7 +145,7 @@ class NcclChannel:
         tensors = [tensor.to(self._device).contiguous() for _, tensor in weights]
         update = {
             "names": [name for name, _ in weights],
-            "dtype_names": [str(tensor.dtype).removeprefix("torch.") for tensor in tensors],
+            "dtype_names": [dtype_name(tensor.dtype) for tensor in tensors],
             "shapes": [list(tensor.shape) for tensor in tensors],
         }
         pool = ThreadPoolExecutor(len(servers))
