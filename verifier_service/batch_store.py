@@ -6,6 +6,7 @@ What has neither was lost with Redis, or withdrawn.
 
 import contextlib
 import hashlib
+import json
 import secrets
 import time
 from collections.abc import Sequence
@@ -30,6 +31,17 @@ class RequestConflict(Exception):
     """The `request_id` was used with another body."""
 
 
+def digest_of(request: ScoreRequest) -> str:
+    """Equal for bodies that say the same, in whatever order their keys come."""
+    digest = hashlib.sha256(repr(request.deadline_s).encode())
+    for item in request.items:
+        # Lengths, so that nothing can move from one completion to the next.
+        head = item.model_dump(exclude={"completions"}) | {"lengths": list(map(len, item.completions))}
+        digest.update(json.dumps(head, sort_keys=True).encode())
+        digest.update("".join(item.completions).encode())
+    return digest.hexdigest()
+
+
 class BatchStore:
     """Batches in Redis. All methods raise `RedisError` where it cannot be reached, but `keep` and `forget`."""
 
@@ -41,8 +53,9 @@ class BatchStore:
         """Names the reply lists on which this process hears of its chunks."""
         self._withdraw = redis.register_script(lanes.WITHDRAW)
 
-    async def claim_request(self, owner: str, request: ScoreRequest, digest: str) -> tuple[str, bool]:
-        """The job that answers this `request_id`, and whether it is a new one."""
+    async def claim_request(self, owner: str, request: ScoreRequest) -> tuple[str, bool]:
+        """The job that answers this `request_id`, and whether it is a new one. Raises `RequestConflict`."""
+        digest = digest_of(request)
         key = lanes.request_key(owner, hashlib.sha256(str(request.request_id).encode()).hexdigest())
         ttl_s = int(request.deadline_s) + GRACE_S
         async with self._redis.pipeline() as pipe:

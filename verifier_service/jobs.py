@@ -5,7 +5,6 @@ The reply list only makes the answer fast; whatever it loses is found again by c
 """
 
 import asyncio
-import hashlib
 import logging
 import secrets
 import time
@@ -54,8 +53,6 @@ class Asked:
     verifiers: Sequence[AnyVerifier]
     """One an item."""
     owner: str
-    body: bytes
-    """As it was sent, to tell whether a `request_id` comes again with the same."""
     trace: str = ""
     is_job: bool = False
     """Not waited for: somebody comes back for the answer."""
@@ -91,8 +88,7 @@ class Jobs:
         singles = [Piece(item.task, [text]) for item in request.items for text in item.completions]
         if request.request_id is None:
             return await self._begin(secrets.token_hex(12), asked, singles)
-        digest = hashlib.sha256(asked.body).hexdigest()
-        job_id, is_new = await self._store.claim_request(asked.owner, request, digest)
+        job_id, is_new = await self._store.claim_request(asked.owner, request)
         async with self._entrances.setdefault(job_id, asyncio.Lock()):
             batch = self._batches.get(job_id)
             if batch is None and not is_new:

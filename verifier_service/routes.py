@@ -171,14 +171,13 @@ def _sampled(wanted: SampleRequest) -> list[SampledItem]:
 
 
 async def _submit(request: Request, service: Service, *, is_job: bool = False) -> Batch:
-    body = await read_body(request, service.settings)
-    asked = parse(ScoreRequest, body)
+    asked = parse(ScoreRequest, await read_body(request, service.settings))
     request.state.request_id = asked.request_id
     verifiers = admit(asked, service.settings)
     await service.gauge.admit({verifier.lane for verifier in verifiers})
     try:
         state = request.state
-        batch = await service.jobs.submit(Asked(asked, verifiers, state.owner, body, state.trace, is_job))
+        batch = await service.jobs.submit(Asked(asked, verifiers, state.owner, state.trace, is_job))
         service.gauge.count(batch.layout.chunks)
         return batch
     except RequestConflict:

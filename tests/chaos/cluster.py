@@ -72,7 +72,7 @@ class Cluster:
     def start_workers(self) -> None:
         self._spawn("workers", [sys.executable, "-m", "verifier_service", "worker", "--redis-url", self.redis_url])
 
-    def wait_ready(self, timeout_s: float = 60.0) -> None:
+    def wait_ready(self, timeout_s: float = 180.0) -> None:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             with contextlib.suppress(httpx.TransportError):
@@ -124,6 +124,19 @@ class Cluster:
             self.parts[part] = subprocess.Popen(command, env=self._environ, cwd=self.folder, stdout=log, stderr=log)
 
 
+class Noting(httpx.HTTPTransport):
+    """Keeps the status of every answer, also of those that the client tries again."""
+
+    def __init__(self, statuses: set[int]) -> None:
+        super().__init__()
+        self._statuses = statuses
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        response = super().handle_request(request)
+        self._statuses.add(response.status_code)
+        return response
+
+
 @dataclass
 class Load:
     """Batches sent until told to stop; every verdict is compared with the one the completion gets alone."""
@@ -135,6 +148,7 @@ class Load:
     num_checked: ClassVar[int] = 0
     """Verdicts of all loads of this process."""
     failures: list[str] = field(default_factory=list)
+    statuses: set[int] = field(default_factory=set)
 
     def run(self, num_threads: int = 4, at_least: int = 150) -> "Load":
         """Send at least so many verdicts' worth and return."""
@@ -165,7 +179,7 @@ class Load:
 
     def _send(self, stop: threading.Event) -> None:
         # An API that is killed every other second can miss the same batch for minutes.
-        with Client(self.cluster.url, patience_s=900.0) as client:
+        with Client(self.cluster.url, patience_s=900.0, transport=Noting(self.statuses)) as client:
             while not stop.is_set() and not self.failures:
                 try:
                     self._send_one(client)

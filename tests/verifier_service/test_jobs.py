@@ -1,5 +1,6 @@
 """Idempotency, deadlines, cancelling, dedup: what the queue promises about one batch."""
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -48,6 +49,18 @@ def test_another_body_under_the_same_request_id_is_409(http: httpx.Client, tmp_p
     other = http.post(SCORE, json={"request_id": str(tmp_path), "items": [echo_item("b")]})
     assert other.status_code == 409
     assert other.json()["type"] == "urn:verifier:request-id-reused"
+
+
+def test_the_same_body_with_its_keys_in_another_order_is_the_same(http: httpx.Client, tmp_path: Path) -> None:
+    item = echo_item("yes", "no", log=str(tmp_path / "log"))
+    body = {"request_id": str(tmp_path), "items": [item]}
+    turned = json.loads(json.dumps(body, sort_keys=True))
+    assert list(turned) != list(body)
+    answers = [http.post(SCORE, json=sent) for sent in (body, turned)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].content == answers[1].content
+    moved = {**body, "items": [{**item, "completions": ["yesn", "o"]}]}
+    assert http.post(SCORE, json=moved).status_code == 409
 
 
 def test_equal_answers_of_a_batch_are_judged_once(http: httpx.Client, tmp_path: Path) -> None:
