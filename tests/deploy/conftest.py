@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.deploy.compose_project import Compose
-from tests.deploy.manifests import OVERLAYS, NoKustomize, Overlay, rendered
+from tests.deploy.manifests import OVERLAYS, Overlay, rendered
 from tests.verifier_service.service_process import free_port
 
 ROOT = Path(__file__).parent.parent.parent
@@ -31,10 +31,7 @@ def compose() -> dict[str, Any]:
 
 @pytest.fixture(params=OVERLAYS)
 def overlay(request: pytest.FixtureRequest) -> Overlay:
-    try:
-        return rendered(request.param)
-    except NoKustomize as missing:
-        pytest.skip(str(missing))
+    return rendered(request.param)
 
 
 @pytest.fixture(scope="session")

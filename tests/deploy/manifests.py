@@ -1,6 +1,7 @@
 """A rendered overlay, and the questions that tests ask of it."""
 
 import functools
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent.parent
@@ -24,16 +26,12 @@ OVERLAYS = (
 Manifest = dict[str, Any]
 
 
-class NoKustomize(Exception):
-    """Neither kubectl nor kustomize is on this machine."""
-
-
 @functools.cache
 def rendered(overlay: str) -> "Overlay":
-    """The objects of k8s/<overlay>. Raises `NoKustomize`, `CalledProcessError`."""
+    """The objects of k8s/<overlay>. Where nothing renders them the test is skipped, in CI it fails."""
     tool = next((t for t in (["kubectl", "kustomize"], ["kustomize", "build"]) if shutil.which(t[0])), None)
     if tool is None:
-        raise NoKustomize("neither kubectl nor kustomize is installed")
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("neither kubectl nor kustomize is installed")
     done = subprocess.run([*tool, str(ROOT / "k8s" / overlay)], capture_output=True, text=True, check=True)
     return Overlay(overlay, tuple(yaml.safe_load_all(done.stdout)))
 

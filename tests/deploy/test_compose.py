@@ -112,6 +112,15 @@ def test_start_is_ordered_by_health(compose: Compose) -> None:
     assert "api" in compose["services"]["trainer"]["depends_on"]
 
 
+@pytest.mark.parametrize("name", ["redis", "api", "light-worker", "code-worker"])
+def test_what_grades_tells_its_health(compose: Compose, name: str) -> None:
+    service = compose["services"][name]
+    assert {"test", "interval", "timeout", "retries"} <= set(service["healthcheck"])
+    alive = service["environment"].get("VERIFIER_ALIVE_FILE") if name.endswith("worker") else ""
+    assert alive is not None
+    assert alive in " ".join(service["healthcheck"]["test"])
+
+
 @pytest.mark.parametrize("name", [name for name in SERVICES if name not in ONE_SHOT])
 def test_what_serves_is_restarted(compose: Compose, name: str) -> None:
     assert compose["services"][name]["restart"] == "unless-stopped"

@@ -86,13 +86,16 @@ def test_the_demo_trains_and_ends_within_seconds(deployment: Compose) -> None:
     """As `docker compose up` starts it, in the foreground, rewarded by the containers; Ctrl-C ends all of it."""
     default = {"COMPOSE_PROFILES": "default"}
     subprocess.run([ROOT / "docker/build.sh", "--profile", "default"], env=deployment.environment | default, check=True)
-    with subprocess.Popen(
-        ["docker", "compose", "up"], cwd=ROOT, env=deployment.environment | default, stdout=subprocess.DEVNULL
-    ) as up:
-        wait_until(lambda: bool(steps_of_the_demo(deployment)), 300)
+    command, environment = ["docker", "compose", "up"], deployment.environment | default
+    up = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: bool(steps_of_the_demo(deployment)), 600)
         started = time.monotonic()
         up.send_signal(signal.SIGINT)
         up.wait(60)
+    finally:
+        up.kill()
+        up.wait()
     say(f"Ctrl-C ended it in {time.monotonic() - started:.1f} s")
     assert time.monotonic() - started < 30
     running = deployment("ps", "--quiet", "--status", "running", **default)
