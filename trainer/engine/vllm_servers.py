@@ -199,6 +199,7 @@ def own_server(
     command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", dtype_name(dtype)]
     command += ["--max-model-len", str(max_model_len), "--max-num-seqs", str(config.max_rows)]
     command += ["--logprobs-mode", "processed_logprobs", "--enable-prefix-caching", "--generation-config", "vllm"]
+    command += ["--enable-scale-out"]  # the route with tokens in and out
     command += ["--weight-transfer-config", json.dumps({"backend": backend})]
     environment = os.environ | {"VLLM_SERVER_DEV_MODE": "1", "CUDA_VISIBLE_DEVICES": devices}
     if devices:
