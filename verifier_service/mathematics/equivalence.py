@@ -318,7 +318,7 @@ def _end_of_chain(answer: Reading) -> Reading:
 _EQUALS = re.compile(r"(?<![<>!=:])=(?!=)")
 _ALTERNATIVES = re.compile(
     r"\b(?:or|oder|ou|oppure|if|otherwise|not|wrong|maybe|perhaps|possibly|probably|could|might|either|unless|but|vs)\b"
-    r"|或|\\text ?\{[^{}\d]*[A-Za-z][^{}\d]* \d",
+    r"|或|\\text ?\{ ?[A-Za-z(][^{}\d]*+(?<= )\d",
     re.IGNORECASE,
 )
 

@@ -109,7 +109,9 @@ def _judge_symbolically(golds: Sequence[Reading], answer: str, tools: Tools) -> 
     if result.status is Status.SANDBOX_ERROR:
         raise CannotJudge("sandbox", result.detail)
     if result.status is not Status.OK:
-        # The answer's doing, unless the ground truth alone does the same.
+        # The answer's doing, unless only the second judge could read the ground truth and that alone does the same.
+        if any(gold.node is not None for gold in golds):
+            return Judgement(0.0, "comparison_limit")
         alone = compare.call({"golds": texts, "answer": "0"}, limits=SYMBOLIC_LIMITS)
         if alone.status is not Status.OK:
             raise CannotJudge("ground_truth", f"the ground truth cannot be read: {alone.status}")
