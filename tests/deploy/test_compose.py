@@ -130,7 +130,9 @@ def test_volumes_networks_and_files_exist(compose: Compose) -> None:
     for name, service in compose["services"].items():
         assert set(service.get("networks", [])) <= set(compose["networks"]), name
         for source in sources(compose, name):
-            if source.startswith("./"):
+            if source == "./data":
+                assert name == "trainer-gpu"  # what its config names; the operator's
+            elif source.startswith("./"):
                 assert (ROOT / source).exists(), source
             elif not source.startswith("~"):
                 assert source in compose["volumes"], source
@@ -212,11 +214,8 @@ def test_the_trainer_image_holds_what_the_trainer_imports() -> None:
         ROOT / "verifier_service/schemas.py",
         ROOT / "verifier_service/client.py",
     ]
-    optional = {
-        "vllm",
-        "tokenizers",
-        "pydantic_core",
-    }  # the image for GPUs adds the first, the others are brought along
+    # The image for GPUs adds the first, the others are brought along.
+    optional = {"vllm", "tokenizers", "pydantic_core"}
     for path in filter(Path.exists, files):
         imported = {module.split(".")[0] for module in imports_of(path)} - set(sys.stdlib_module_names)
         assert imported <= installed | optional | {"verifier_service"}, path
