@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from sandbox import child, plain
+from sandbox.frames import write_all
 
 # What LeetCode's own judge has imported before a solution runs; solutions copied from there rely on it.
 AMBIENT_MODULES = ("typing", "collections", "itertools", "functools", "heapq", "bisect", "math", "string", "operator")
@@ -71,5 +72,5 @@ def run() -> None:
         outcome = {"not_plain": str(error)}
     except BaseException as error:
         outcome = {"raised": type(error).__name__}
-    child.write_all(RESULT, f"{request['nonce']}{json.dumps(outcome)}{request['nonce']}".encode())
+    write_all(RESULT, f"{request['nonce']}{json.dumps(outcome)}{request['nonce']}".encode())
     os._exit(0)

@@ -143,12 +143,6 @@ def read_all(descriptor: int) -> bytes:
     return b"".join(parts)
 
 
-def write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
 def run_program() -> None:
     """The plain driver: descriptor 3 holds the program; run it as `python3 program.py` would."""
     source = read_all(3)

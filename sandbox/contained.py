@@ -7,12 +7,12 @@ here). Out: JSON, because nothing that comes out of a container is trusted; the 
 
 import dataclasses
 import json
-import os
 import pickle
 from base64 import b64encode
 from typing import Any
 
 from sandbox.errors import SandboxError
+from sandbox.frames import read_frame, write_frame
 from sandbox.pool import open_runner
 from sandbox.profiles import Profile
 from sandbox.slots import open_warm_process
@@ -25,35 +25,16 @@ def main() -> None:
     try:
         open_warm_process(Profile(preload=())).close()
     except SandboxError as error:
-        return _write_frame({"missing": str(error)})
-    _write_frame({})
+        return _write({"missing": str(error)})
+    _write({})
     runner = open_runner()
-    while (body := _read_frame()) is not None:
-        _write_frame(dataclasses.asdict(runner.execute(pickle.loads(body))))
+    while (body := read_frame(_STDIN)) is not None:
+        _write(dataclasses.asdict(runner.execute(pickle.loads(body))))
     return runner.close()
 
 
-def _read_frame() -> bytes | None:
-    head = _read_exactly(4)
-    return None if head is None else _read_exactly(int.from_bytes(head, "big"))
-
-
-def _read_exactly(size: int) -> bytes | None:
-    parts = []
-    while size:
-        part = os.read(_STDIN, size)
-        if not part:
-            return None
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
-
-
-def _write_frame(value: dict[str, Any]) -> None:
-    body = json.dumps(value, default=_text_of_bytes).encode()
-    view = memoryview(len(body).to_bytes(4, "big") + body)
-    while view:
-        view = view[os.write(_STDOUT, view) :]
+def _write(value: dict[str, Any]) -> None:
+    write_frame(_STDOUT, json.dumps(value, default=_text_of_bytes).encode())
 
 
 def _text_of_bytes(value: bytes) -> str:

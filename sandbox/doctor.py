@@ -12,7 +12,7 @@ from sandbox.languages import toolchains
 from sandbox.launch import Launch
 from sandbox.native import NativeRunner
 from sandbox.profiles import Profile
-from sandbox.slots import LEVELS, open_warm_process
+from sandbox.slots import CANARY, LEVELS, open_warm_process
 from sandbox.types import ExecutionRequest, Limits
 from sandbox.warm import WarmProcess
 
@@ -42,7 +42,6 @@ _PROBES = {
     "other processes are out of reach": "import os; os.kill(os.getppid(), 0)",
     "no writing to the host": "open('/var/tmp/escaped', 'w')",
 }
-_CANARY = Launch(inputs=(b"print(input())",), stdin=b"canary\n")
 
 
 def checks() -> list[Check]:
@@ -91,7 +90,7 @@ def _facts(hello: dict[str, Any]) -> list[Check]:
 
 
 def _canary(process: WarmProcess) -> Check:
-    with process.launch(_CANARY) as running:
+    with process.launch(CANARY) as running:
         ended = running.wait()
     detail = f"{1000 * ended.cpu_time_s:.1f} ms of CPU" if ended.stdout == b"canary\n" else ended.stderr.decode()
     return Check("a harmless program runs", ended.stdout == b"canary\n", detail)

@@ -17,6 +17,7 @@ import threading
 from typing import Any
 
 from sandbox.errors import RunnerLost
+from sandbox.frames import write_frame
 from sandbox.isolated import CallResult
 from sandbox.launch import Launch
 from sandbox.profiles import STANDARD_LIBRARY, Profile
@@ -49,11 +50,8 @@ class _Child:
         self._send(target)
 
     def _send(self, value: Any) -> None:
-        frame = json.dumps(value).encode()
-        view = memoryview(len(frame).to_bytes(4, "big") + frame)
         with contextlib.suppress(BrokenPipeError):  # it has died: the reply will say so
-            while view:
-                view = view[os.write(self._calls, view) :]
+            write_frame(self._calls, json.dumps(value).encode())
 
     def call(self, payload: Any, limits: Limits) -> CallResult:
         """Raises `RunnerLost` where the warm process died."""

@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 from sandbox import child
+from sandbox.frames import write_all
 
 ARTEFACT = 5
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": ".", "TMPDIR": ".", "LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
@@ -32,7 +33,7 @@ def compile_source() -> None:
     Path(name).write_bytes(source)
     if os.spawnve(os.P_WAIT, command[0], command, _ENVIRONMENT | instructions["environment"]) != 0:
         raise SystemExit(1)
-    child.write_all(ARTEFACT, _jar(Path("program")) if is_java else Path("program").read_bytes())
+    write_all(ARTEFACT, _jar(Path("program")) if is_java else Path("program").read_bytes())
 
 
 def _jar(folder: Path) -> bytes:

@@ -19,7 +19,8 @@ from collections.abc import Coroutine
 from importlib import import_module
 from typing import Any, NoReturn
 
-from sandbox import child, plain
+from sandbox import plain
+from sandbox.frames import write_all
 from sandbox.proxies import VERBS, Proxy, ProxyClass, is_proxy
 
 MAX_MESSAGE_BYTES = 64 << 20
@@ -236,7 +237,7 @@ class Peer:
 
     def _send(self, message: dict[str, Any]) -> None:
         try:
-            child.write_all(self._channel, json.dumps({**message, "printed": self.printed()}).encode() + b"\n")
+            write_all(self._channel, json.dumps({**message, "printed": self.printed()}).encode() + b"\n")
         except OSError:
             hang_up()
 

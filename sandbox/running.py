@@ -13,8 +13,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from sandbox.cgroups import MemoryGroup
-from sandbox.child import Job, write_all
+from sandbox.child import Job
 from sandbox.errors import RunnerLost
+from sandbox.frames import write_all
 from sandbox.launch import Ended, Launch
 from sandbox.types import Limits, Status
 

@@ -21,7 +21,7 @@ LEVELS = ("root_namespaces", "user_namespaces", "landlock")
 _OUT_OF_MEMORY = re.compile(rb"^(?:\w+\.)*\w*MemoryError\b")
 _OUT_OF_TASKS = re.compile(rb"^RuntimeError: can't start new thread")
 _NO_ROOM = os.strerror(errno.ENOSPC).encode()
-_CANARY = Launch(inputs=(b"print(input())",), stdin=b"canary\n")
+CANARY = Launch(inputs=(b"print(input())",), stdin=b"canary\n")
 _level_found: str | None = None
 _level_lock = threading.Lock()
 
@@ -96,7 +96,7 @@ class Slots:
                 return ended
         with contextlib.suppress(RunnerLost):
             return self._lend_to(run, self._num_slots)
-        ended = self._lend_to(lambda processes: _run(processes[0], _CANARY), 1)
+        ended = self._lend_to(lambda processes: _run(processes[0], CANARY), 1)
         if ended.stdout != b"canary\n":
             raise RunnerLost("a known-good program fails in the sandbox")
         return None
