@@ -28,6 +28,7 @@ class MemoryGroup:
         self._folder = folder
         self._files = _FILES[version]
         self._limit_bytes = 0
+        self._num_killed = 0
         folder.mkdir()
 
     def hold(self, pid: int) -> None:
@@ -39,10 +40,11 @@ class MemoryGroup:
             (self._folder / self._files[_LIMIT]).write_text(str(size_bytes))
             self._limit_bytes = size_bytes
 
-    def num_killed(self) -> int:
-        """Processes that the kernel has killed at the limit so far."""
+    def has_killed(self) -> bool:
+        """Whether the kernel has killed processes at the limit since this was asked before."""
         words = (self._folder / self._files[_EVENTS]).read_text().split()
-        return int(words[words.index("oom_kill") + 1])
+        before, self._num_killed = self._num_killed, int(words[words.index("oom_kill") + 1])
+        return self._num_killed > before
 
     def close(self) -> None:
         deadline = time.monotonic() + _DEATH_TIMEOUT_S

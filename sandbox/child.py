@@ -102,8 +102,7 @@ def isolate(job: Job, jail: Jail, received: list[int]) -> None:
     """Everything but the system-call filter. Raises OSError where the kernel refuses: then nothing may run."""
     os.setsid()
     if job.may_exec:
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")  # before the warm process, where both share a memory limit
+        _die_first()
     num_open = place_descriptors(received, job.num_extra)
     set_limits(job, jail)
     if jail.uid is not None:
@@ -117,6 +116,14 @@ def isolate(job: Job, jail: Jail, received: list[int]) -> None:
     if jail.ruleset is not None:
         landlock.enforce(jail.ruleset)
     os.closerange(num_open, _ALL_DESCRIPTORS)
+
+
+def _die_first() -> None:
+    """Before the warm process, where both share a memory limit."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(descriptor, b"1000")
+        os.close(descriptor)
 
 
 def install_filter(job: Job, jail: Jail) -> None:

@@ -32,7 +32,6 @@ class Running:
     def __init__(self, control: socket.socket, launch: Launch, group: MemoryGroup | None = None) -> None:
         limits = launch.limits
         self._group = group
-        self._num_killed = group.num_killed() if group else 0
         self._control = control
         self._limits = limits
         self._started = time.monotonic()
@@ -183,8 +182,8 @@ class Running:
     def _result(self, stopped_for: Status | None) -> Ended:
         if self._over["trouble"]:
             raise RunnerLost(self._over["trouble"])
-        if stopped_for is None and self._group is not None and self._group.num_killed() > self._num_killed:
-            stopped_for = Status.MEMORY_LIMIT
+        if self._group is not None and self._group.has_killed():
+            stopped_for = stopped_for or Status.MEMORY_LIMIT
         cap = self._limits.output_bytes
         (stdout, more_out), (stderr, more_err) = (_read(file, cap) for file in self._files[1:3])
         return Ended(
