@@ -8,7 +8,7 @@ RUN python -m venv --without-pip /opt/trainer
 WORKDIR /src
 # PyTorch's wheels for CPU; empty takes the package index's own, which bring CUDA. A wheel in docker/wheels is tried first.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-ARG TORCH=torch
+ARG TORCH=torch==2.13.0
 ARG EXTRAS=trainer
 COPY docker/dependencies.py pyproject.toml ./
 RUN --mount=type=bind,source=docker/wheels,target=/wheels \

@@ -40,13 +40,14 @@ def test_throughput_is_that_of_the_embedded_service(deployment: Compose, embedde
     busy = psutil.cpu_percent(3.0) / 100 * (psutil.cpu_count() or 1)
     urls = [deployment.url, embedded.url]
     ratios: list[float] = []
+    began = time.monotonic()
     with weighed_like_a_container([process.pid for process in embedded.family()]):
         for turn in range(24):
             in_turn = urls if turn % 2 else urls[::-1]
             rates = {url: rate(url, kind, f"{turn} {number}") for number, url in enumerate(in_turn)}
             if turn > 0:  # the first warms up
                 ratios.append(rates[deployment.url] / rates[embedded.url])
-            if len(ratios) >= 7 and statistics.median(ratios) >= 0.8:
+            if len(ratios) >= 7 and (statistics.median(ratios) >= 0.8 or time.monotonic() - began > 120):
                 break
     median = statistics.median(ratios)
     last = f"{rates[deployment.url]:.0f} and {rates[embedded.url]:.0f} completions/s in the last"
