@@ -62,6 +62,29 @@ def test_pass_at_more_than_the_samples_is_refused() -> None:
         ValidationConfig.model_validate({"sources": [{"name": "a", "dataset": "a"}], "num_samples": 4, "pass_at": [8]})
 
 
+def test_a_set_may_have_a_threshold_of_its_own() -> None:
+    source = {"sources": [{"name": "a", "dataset": "a"}], "thresholds": {"a": 0.8}}
+    assert ValidationConfig.model_validate(source).thresholds == {"a": 0.8}
+    with pytest.raises(ValueError, match="thresholds of unknown sources: b"):
+        ValidationConfig.model_validate(source | {"thresholds": {"b": 0.8}})
+
+
+def test_a_ramp_longer_than_the_completion_is_refused(tmp_path: Path) -> None:
+    overlong = {"rule": "soft", "soft_cache_tokens": 6}
+    run_config(tmp_path, overlong=overlong, sampling__max_tokens=6)
+    with pytest.raises(ValueError, match="soft_cache_tokens must not exceed"):
+        run_config(tmp_path, overlong=overlong, sampling__max_tokens=5)
+
+
+def test_stages_that_are_bad_only_together_are_refused(tmp_path: Path) -> None:
+    ceiling = {"name": "watch", "from_step": 2, "set": {"reset.kl_ceiling": 0.1}}
+    no_kl = {"name": "free", "from_step": 3, "set": {"loss.kl_coef": 0}}
+    staged(tmp_path, ceiling)
+    staged(tmp_path, no_kl)
+    with pytest.raises(ValueError, match="no KL is measured"):
+        staged(tmp_path, ceiling, no_kl)
+
+
 def staged(tmp_path: Path, *stages: dict[str, Any]) -> RunConfig:
     return run_config(tmp_path, stages=list(stages))
 

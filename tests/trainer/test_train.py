@@ -120,6 +120,7 @@ def test_a_finished_run_is_left_alone_and_can_be_prolonged(tmp_path: Path) -> No
         ("resume", 2, {"num_steps": 3}),
         ("finish", 3, {}),
     ]
+    assert [e.cause for e in read_ledger(tmp_path) if e.event == "resume"] == ["again", "prolonged"]
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"model__demo": {"seed": 1}}, {"sampling__temperature": 1.0}])
