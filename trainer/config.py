@@ -76,11 +76,12 @@ class FilterConfig(Section):
     min_known: Annotated[int, Field(ge=2)] = 2
     """Groups with fewer known rewards leave; below two there is no spread."""
     max_rounds: Count = 10
-    """Generation rounds a step; after these it trains on what there is (NeMo-RL 10)."""
+    """A step asks for this many times its first prompts; then it trains on what there is (NeMo-RL 10 rounds)."""
     oversample: Annotated[float, Field(ge=1)] = 1.0
-    """Prompts asked for over prompts missing, a round; above 1 the surplus is carried over (NeMo-RL 1.5, dropped)."""
+    """Prompts on their way over prompts missing; above 1 the surplus is carried over (NeMo-RL 1.5, dropped)."""
     max_carry_steps: Annotated[int, Field(ge=0)] = 1
-    """Carried groups older than this many steps are dropped; 0 carries nothing. Our choice."""
+    """Carried groups older than this many steps are dropped; 0 carries nothing. They are off the policy by as much,
+    which `loss.correction` weighs. Our choice."""
 
 
 class OverlongConfig(Section):

@@ -159,7 +159,7 @@ class _Collection:
 
     def _next_requests(self) -> Iterator[RolloutRequest | None]:
         """What the engine asks for when it has room; with nothing left to generate, verdicts say what comes next."""
-        while True:
+        while not (self.refill.is_full and self._config.filter.max_carry_steps == 0):
             if self._requests:
                 self._num_generating += 1
                 yield self._requests.popleft()

@@ -1,5 +1,6 @@
 """The whole config of a run: the sections about models, data and machinery, the stages, and how a file becomes one."""
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -288,11 +289,15 @@ class RunConfig(Section):
     def derived(self) -> dict[str, str]:
         """What follows from the config, printed at the start of a run, never configured."""
         completions = self.prompts_per_step * self.group_size
+        first_prompts = math.ceil(self.prompts_per_step * self.filter.oversample)
+        carries = self.filter.oversample > 1 and self.filter.max_carry_steps > 0
+        weighed = f"weighed by {self.loss.correction}" if self.loss.correction != "none" else "not weighed for it"
         return {
             "completions a step": f"{completions:,} = {self.prompts_per_step} prompts x {self.group_size}",
             "completions an update": f"{completions // self.updates_per_step:,}",
             "optimizer steps": f"{self.num_steps * self.updates_per_step:,}",
-            "generation rounds a step": f"at most {self.filter.max_rounds}",
+            "prompts a step": f"{first_prompts:,} at first, at most {first_prompts * self.filter.max_rounds:,}",
+            "surplus groups": f"carried over, a step old, {weighed}" if carries else "none is trained on",
         }
 
 
