@@ -11,15 +11,18 @@ from pydantic import Field, JsonValue, PrivateAttr, ValidationError, model_valid
 from trainer.config import (
     AdvantageConfig,
     Band,
+    CheckpointConfig,
     Count,
     FilterConfig,
     Fraction,
     GuardConfig,
     LossConfig,
     NotNegative,
+    OptimizerConfig,
     OverlongConfig,
     Positive,
     ResetConfig,
+    SamplingConfig,
     Section,
 )
 from trainer.engine.config import EngineConfig
@@ -67,36 +70,6 @@ class ModelConfig(Section):
         if (self.path is None) == (self.demo is None):
             raise ValueError("give either `path` or `demo`")
         return self
-
-
-class SamplingConfig(Section):
-    """How completions are drawn in training."""
-
-    temperature: Positive = 1.2
-    """Log-probabilities of policy and reference are taken at it too (ProRL 1.2)."""
-    max_prompt_tokens: Count = 1024
-    """Longer prompts are left out of the data, and counted."""
-    max_tokens: Count = 8192
-    """Completion tokens at most (ProRL: a context of 8192)."""
-
-
-class OptimizerConfig(Section):
-    """AdamW with a constant learning rate after a linear warm-up that begins again with every era."""
-
-    learning_rate: Positive = 2e-6
-    """ProRL 2e-6."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Training steps until the full rate, in each era (not published; our choice)."""
-    beta1: Fraction = 0.9
-    """Not published; our choice, as beta2, eps and weight_decay."""
-    beta2: Fraction = 0.95
-    """Shorter memory than 0.999: an era is a few hundred steps."""
-    eps: Positive = 1e-8
-    """Added to the root of the second moment."""
-    weight_decay: NotNegative = 0.0
-    """Decoupled."""
-    max_grad_norm: Positive = 1.0
-    """Gradients are clipped to this L2 norm, over all parameters."""
 
 
 class SourceConfig(Section):
@@ -197,17 +170,6 @@ class RewardConfig(Section):
     """Requests under way; a request is one group."""
     max_error_frac: Fraction = 0.2
     """A step with a larger share of unknown rewards is not trained on. Our choice."""
-
-
-class CheckpointConfig(Section):
-    """What is kept of the run."""
-
-    every_steps: Count = 10
-    """A reset and the last step are always saved."""
-    keep: Annotated[int, Field(ge=2)] = 2
-    """Checkpoints kept; two, so that a damaged one is survived. References of eras are always kept."""
-    rollouts_every_steps: Count = 1
-    """Every so many steps the judged completions are written."""
 
 
 class RunConfig(Section):

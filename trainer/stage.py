@@ -11,7 +11,7 @@ from trainer.errors import ConfigError
 
 FIXED = ("run_dir", "seed", "num_steps", "model", "engine", "stages", "validation", "checkpoint", "reward")
 """The same for the whole run, as what follows them below."""
-FIXED_BELOW = ("data.sources", "sampling.temperature", "sampling.max_prompt_tokens")
+FIXED_BELOW = ("data.sources", "sampling.max_prompt_tokens")
 """Read when the run is opened."""
 
 

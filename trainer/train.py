@@ -57,6 +57,7 @@ def train_step(run: Run) -> dict[str, Any]:
     step = run.state.step + 1
     config = run.stage_config(step)
     clock = Clock()
+    run.policy.temperature = run.reference.temperature = config.sampling.temperature
 
     run.engine.wake()
     collected = run.collector.collect(step, run.state, config)

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from trainer.batch import to_device
-from trainer.config import LossConfig
+from trainer.config import LossConfig, OptimizerConfig
 from trainer.loss import GlobalCounts, LossInputs, policy_loss
 from trainer.parallel import ALONE, Ranks, whole
 from trainer.policy import Policy
-from trainer.run_config import OptimizerConfig
 from trainer.sharding import sync_gradients
 from trainer.types import Microbatch, TrainingBatch, UpdateStats
 

@@ -106,7 +106,7 @@ def test_stages_begin_with_their_step_or_era_and_later_ones_win(tmp_path: Path) 
     [
         ({"from_step": 3, "set": {"seed": 1}}, "a stage cannot set seed"),
         ({"from_step": 3, "set": {"data.sources": []}}, "a stage cannot set data.sources"),
-        ({"from_step": 3, "set": {"sampling.temperature": 1.0}}, "a stage cannot set sampling.temperature"),
+        ({"from_step": 3, "set": {"sampling.max_prompt_tokens": 9}}, "a stage cannot set sampling.max_prompt_tokens"),
         ({"from_step": 3, "set": {"sampling": {"max_tokens": 9}}}, "a stage cannot set sampling"),
         ({"set": {}}, "either `from_step` or `from_era`"),
         ({"from_step": 3, "set": {"loss.clip_low": 2}}, "clip_low"),

@@ -8,9 +8,8 @@ import torch
 
 from tests.trainer.tiny import tiny_model
 from trainer.batch import build_batches
-from trainer.config import LossConfig
+from trainer.config import LossConfig, OptimizerConfig
 from trainer.policy import Policy
-from trainer.run_config import OptimizerConfig
 from trainer.types import TrainingSample, UpdateStats
 from trainer.update import configure, make_optimizer, update_policy
 
