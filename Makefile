@@ -47,7 +47,7 @@ images: ## the two container images (starts a Docker engine where none runs)
 
 compose-test: $(STAMP) ## the compose deployment, built, started, broken and judged (starts a Docker engine where none runs)
 	docker/engine.sh run env COMPOSE_TEST=1 $(PY) -m pytest -v -s \
-		$(addprefix tests/deploy/test_compose_,up.py isolation.py throughput.py life.py)
+		$(addprefix tests/deploy/test_compose,.py _up.py _isolation.py _throughput.py _life.py)
 
 k8s-test: $(STAMP) ## every overlay rendered, validated against three versions of Kubernetes, cross-checked
 	$(PY) -m pytest -v tests/deploy/test_k8s.py tests/deploy/test_k8s_hardening.py tests/deploy/test_monitoring.py
