@@ -6,7 +6,7 @@ RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc lib
  && rm -rf /var/lib/apt/lists/*
 RUN python -m venv --without-pip /opt/trainer
 WORKDIR /src
-# PyTorch's wheels for CPU; empty takes the package index's own, which bring CUDA. A wheel in docker/wheels is tried first.
+# PyTorch's wheels for CPU, unless there is one in docker/wheels; empty takes the package index's own, which bring CUDA.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG TORCH=torch==2.13.0
 ARG EXTRAS=trainer
@@ -14,8 +14,9 @@ COPY docker/dependencies.py pyproject.toml ./
 RUN --mount=type=bind,source=docker/wheels,target=/wheels \
     python dependencies.py pyproject.toml --extras "$EXTRAS" --only pydantic,httpx,rich,psutil,numpy > requirements.txt \
  && pip="python -m pip --python /opt/trainer/bin/python install --no-cache-dir -q" \
- && if ls /wheels/torch-*.whl >/dev/null 2>&1; then $pip /wheels/torch-*.whl; \
-    elif [ -n "$TORCH_INDEX" ]; then $pip --index-url "$TORCH_INDEX" "$TORCH"; fi \
+ && if [ -z "$TORCH_INDEX" ]; then :; \
+    elif ls /wheels/torch-*.whl >/dev/null 2>&1; then $pip /wheels/torch-*.whl; \
+    else $pip --index-url "$TORCH_INDEX" "$TORCH"; fi \
  && $pip -r requirements.txt
 COPY README.md LICENSE ./
 COPY sandbox sandbox

@@ -101,6 +101,13 @@ def test_files_of_the_config_are_mounted(training: Overlay, compose: dict[str, A
     assert "WORKDIR /app\n" in (ROOT / "docker/trainer.Dockerfile").read_text()
 
 
+def test_kernels_compiled_on_first_use_can_run(compose: dict[str, Any]) -> None:
+    """Docker mounts a tmpfs without the right to execute unless it is told."""
+    (mount,) = compose["services"]["trainer-gpu"]["tmpfs"]
+    assert mount.startswith("/tmp:")
+    assert "exec" in mount.split(":")[1].split(",")
+
+
 def test_the_gpu_profile_samples_with_vllm_on_every_gpu(compose: dict[str, Any]) -> None:
     command = compose["services"]["trainer-gpu"]["command"]
     assert command[: command.index("trainer")] == ["torchrun", "--standalone", "--nproc-per-node=gpu", "--no-python"]
