@@ -132,6 +132,7 @@ start() {
         start_daemon
     fi
     [ "$1" = run ] || return 0
+    [ -z "$run" ] || wait_until "the network (see $dir/slirp.log)" "${enter[@]}" ip link show tap0
     mkdir -p "$dir/config"
     [ -d "$dir/config/cli-plugins" ] && export DOCKER_CONFIG=$dir/config
     docker compose version >/dev/null 2>&1 || export DOCKER_CONFIG=$dir/config
