@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 VLLM_VENV ?= .venv-vllm
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-vllm soak lint bench calibrate images compose-test k8s-test clean
+.PHONY: help setup demo test test-vllm soak lint bench gpu-check calibrate images compose-test k8s-test clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,9 @@ soak: lint ## the same tests at full size
 
 bench: $(STAMP) ## every benchmark whose numbers README quotes
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script; done
+
+gpu-check: $(STAMP) ## on a machine with a CUDA GPU: correctness, MFU, memory, vLLM; writes gpu-check.md (GPU_CHECK=--quick: minutes)
+	$(PY) -m scripts.gpu_check $(GPU_CHECK)
 
 calibrate: $(STAMP) ## docs/calibration.md from the labelled sets in ../shared/cases (or FOLDERS=...)
 	$(PY) -m scripts.calibrate $(FOLDERS)

@@ -29,7 +29,7 @@ from trainer.parallel import ALONE
 from trainer.policy import Policy
 from trainer.weight_sync import push_weights
 
-pytestmark = [*NEEDS_VLLM, pytest.mark.timeout(1500)]
+pytestmark = [*NEEDS_VLLM, pytest.mark.timeout(3000)]
 TOLERANCE = 1e-3
 
 
@@ -39,7 +39,7 @@ class Fixture:
         self.server: Server = own_server("", name, SETTINGS, MAX_MODEL_LEN, torch.float32, "files", folder / "vllm.log")
         self.policy = Policy(model(1, tied), 1.2)
         self.engine = VllmHttpEngine(
-            Servers([self.server], 600.0, MAX_MODEL_LEN, "files"),
+            Servers([self.server], 1400.0, MAX_MODEL_LEN, "files"),
             FilesChannel(),
             Reader(tokenizer(), END_IDS),
             SETTINGS.max_rows,

@@ -170,6 +170,12 @@ def test_a_server_too_short_for_the_longest_sequence_is_refused(stubs: list[Stub
         Servers([Server(stubs[0].url)], 60.0, 65, "files").living()
 
 
+def test_a_server_without_its_development_routes_is_refused(stubs: list[StubVllm]) -> None:
+    stubs[0].statuses["/server_info"] = 404
+    with pytest.raises(ConfigError, match=r"wants VLLM_SERVER_DEV_MODE=1: HTTP 404"):
+        Servers([Server(stubs[0].url)], 60.0, 64, "files").living()
+
+
 @pytest.mark.parametrize("url", ["http://8.8.8.8:8000", "http://[2001:4860:4860::8888]:80"])
 def test_public_addresses_are_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="no private address"):

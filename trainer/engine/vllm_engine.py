@@ -30,7 +30,8 @@ class VllmEngine:
     ) -> None:
         """`model`: folder or hub name; `max_model_len`: tokens of the longest prompt with its completion."""
         on_gpu = torch.cuda.is_available()
-        ranks = distributed.get_world_size() if distributed.is_initialized() else 1
+        self._group_is_ours = distributed.is_initialized()
+        ranks = distributed.get_world_size() if self._group_is_ours else 1
         set_num_threads = torch.set_num_threads  # vLLM's CPU worker takes it away
         self._engine = LLMEngine.from_engine_args(
             EngineArgs(
@@ -102,7 +103,9 @@ class VllmEngine:
             self._asleep = False
 
     def close(self) -> None:
-        self._engine.engine_core.shutdown()
+        """Under a process group of the trainer's it ends with the process: vLLM's end would take the group along."""
+        if not self._group_is_ours:
+            self._engine.engine_core.shutdown()
 
     def _ask(self, prompt_ids: Sequence[int], params: dict[str, Any]) -> str:
         """Returns the request's name."""

@@ -14,7 +14,7 @@ import torch
 
 from trainer.engine.protocol import RolloutRequest, Sampling
 from trainer.engine.vllm_request import PROBE_PARAMS, Flight, Reader, Ticket, sampling_params
-from trainer.engine.vllm_servers import Server, Servers
+from trainer.engine.vllm_servers import Server, Servers, in_one_line
 from trainer.engine.vllm_weights import Channel, transfer
 from trainer.errors import EngineError
 from trainer.parallel import Ranks
@@ -113,7 +113,7 @@ def probe(server: Server, sequence: Sequence[int]) -> list[float]:
     try:
         told = server.post(ROUTE, body)["prompt_logprobs"]
     except httpx.HTTPError as error:
-        raise EngineError(f"vLLM server {server.url}: {error}") from error
+        raise EngineError(f"vLLM server {server.url}: {in_one_line(error)}") from error
     return [top[str(token)]["logprob"] for top, token in zip(told[1:], sequence[1:], strict=True)]
 
 
@@ -184,7 +184,7 @@ class _Asking:
             if answer.status_code >= 500:
                 self._servers.lose(server, f"HTTP {answer.status_code}")
             elif answer.is_error:
-                raise EngineError(f"vLLM server {server.url} refuses a completion: {answer.text[:300]}")
+                raise EngineError(f"vLLM server {server.url} refuses a completion: {answer.text[:200]}")
             elif (rollout := read(answer.json()["choices"][0])) is not None:
                 self._done.put((ticket, rollout))
                 return

@@ -126,9 +126,7 @@ class Servers:
                 raise EngineError(f"no vLLM server answers: {', '.join(s.url for s in self.all)}")
             time.sleep(POLL_S)
         self._everyone = False
-        for server in alive:
-            self._check(server)
-        return alive
+        return on_all(alive, self._check)
 
     def _raise_if_hopeless(self, server: Server) -> None:
         """An own server that cannot start for its configuration never will."""
@@ -142,7 +140,10 @@ class Servers:
         if server.checked:
             return
         check_version(server.get("/version")["version"], f"of {server.url}")
-        config = server.get("/server_info?config_format=json")["vllm_config"]
+        try:
+            config = server.get("/server_info?config_format=json")["vllm_config"]
+        except httpx.HTTPStatusError as error:
+            raise ConfigError(f"vLLM server {server.url} wants VLLM_SERVER_DEV_MODE=1: {in_one_line(error)}") from error
         transfer = config.get("weight_transfer_config") or {}
         for name, found, wanted in (
             ("--logprobs-mode", config["model_config"]["logprobs_mode"], "processed_logprobs"),
@@ -160,6 +161,13 @@ class Servers:
             server.stop()
 
 
+def in_one_line(error: httpx.HTTPError) -> str:
+    """What happened, with what the server said about it."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"HTTP {error.response.status_code} {' '.join(error.response.text.split())[:200]}"
+    return f"{type(error).__name__} {error}"
+
+
 def on_all(servers: Sequence[Server], act: Callable[[Server], Any]) -> list[Server]:
     """Those on which it worked, all asked at once; what fails is logged."""
     if not servers:
@@ -169,7 +177,7 @@ def on_all(servers: Sequence[Server], act: Callable[[Server], Any]) -> list[Serv
         try:
             act(server)
         except httpx.HTTPError as error:
-            logger.warning("vLLM server %s: %s", server.url, error)
+            logger.warning("vLLM server %s: %s", server.url, in_one_line(error))
             return False
         return True
 

@@ -1,6 +1,5 @@
 """New weights for vLLM servers by their weight-transfer interface: pause, start, chunk after chunk, finish, resume."""
 
-import contextlib
 import shutil
 import socket
 import tempfile
@@ -16,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from trainer.engine.vllm_request import dtype_name
-from trainer.engine.vllm_servers import Server, on_all
+from trainer.engine.vllm_servers import Server, in_one_line, on_all
 from trainer.errors import EngineError
 
 CHUNK_BYTES = 2**30
@@ -30,7 +29,7 @@ class Channel(Protocol):
     backend: str
 
     def join(self, servers: Sequence[Server]) -> None:
-        """Connect to these and to no others. Raises httpx.HTTPError or EngineError."""
+        """Connect to these and to no others. Raises EngineError."""
         ...
 
     def send(self, weights: Weights, servers: Sequence[Server]) -> list[Server]:
@@ -103,7 +102,10 @@ class NcclChannel:
         if self._group is not None and self._members == list(servers) and all(s.weights for s in servers):
             return
         self._leave()
-        sizes = [int(server.get("/get_world_size")["world_size"]) for server in servers]
+        try:
+            sizes = [int(server.get("/get_world_size")["world_size"]) for server in servers]
+        except httpx.HTTPError as error:
+            raise EngineError(f"a vLLM server was lost before it was given weights: {in_one_line(error)}") from error
         with socket.socket() as free:
             free.bind(("", 0))
             port = free.getsockname()[1]
@@ -119,8 +121,8 @@ class NcclChannel:
                 for i, server in enumerate(servers)
             ]
             self._group = self._open(common)
-            for one in joining:
-                one.result()
+            pool.shutdown()
+            raise_first(joining)
         self._members = list(servers)
 
     def _open(self, common: dict[str, Any]) -> Any:
@@ -157,11 +159,8 @@ class NcclChannel:
         while not sent.query():  # a broadcast waits forever for one that is gone: its request tells
             raise_first(taking)
             time.sleep(0.001)
-        for one in taking:
-            with contextlib.suppress(httpx.HTTPError):
-                one.result()
-        raise_first(taking)
         pool.shutdown()
+        raise_first(taking)
         return list(servers)
 
 
@@ -169,7 +168,8 @@ def raise_first(futures: Sequence["Future[None]"]) -> None:
     """Raises EngineError if one of them has failed."""
     for future in futures:
         if future.done() and (error := future.exception()) is not None:
-            raise EngineError(f"a vLLM server did not take its weights: {error}")
+            reason = in_one_line(error) if isinstance(error, httpx.HTTPError) else repr(error)
+            raise EngineError(f"a vLLM server did not take its weights: {reason}")
 
 
 def address_towards(url: str) -> str:

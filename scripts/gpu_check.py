@@ -1,0 +1,293 @@
+"""What the trainer promises of a CUDA device, checked and measured: `make gpu-check` (`python -m scripts.gpu_check`).
+
+Numbers on the GPU against the CPU, a run with reset and resume, the model FLOPs utilisation of update and
+log-probability pass, a long run whose memory must not grow, and vLLM where it is installed. Writes gpu-check.md and
+gpu-check.json; exit code 1 where something failed or there is no CUDA device. `--quick` shortens the long run.
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers import PretrainedConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from benchmarks.trainer import LocalClient, exact, spell_items
+from trainer.batch import build_batch, pack, to_device
+from trainer.config import LossConfig
+from trainer.ledger import read_ledger
+from trainer.loss import GlobalCounts, LossInputs, policy_loss
+from trainer.parallel import Ranks, join_ranks
+from trainer.policy import Policy
+from trainer.progress import Progress
+from trainer.run_config import OptimizerConfig, RunConfig
+from trainer.sharding import checkpoint_activations, shard
+from trainer.train import train
+from trainer.types import TrainingSample
+from trainer.update import make_optimizer, update_policy
+
+ROOT = Path(__file__).resolve().parent.parent
+PEAK_FLOPS = {"H100": 989.4e12, "H200": 989.4e12, "GH200": 989.4e12, "A100": 312e12, "L40S": 362e12}
+"""Dense bfloat16, from NVIDIA's data sheets (SXM; half of what is printed with sparsity)."""
+QWEN2_1_5B = Qwen2Config(
+    vocab_size=151936,
+    hidden_size=1536,
+    intermediate_size=8960,
+    num_hidden_layers=28,
+    num_attention_heads=12,
+    num_key_value_heads=2,
+    tie_word_embeddings=True,
+    max_position_embeddings=32768,
+)
+LENGTHS = (4096, 2048, 1024, 512, 256, 256)
+"""Sequences of a packed microbatch: 8,192 tokens."""
+PROMPT_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Result:
+    """A line of the table. `passed` None: not run, and `value` says why, or measured without a mark to reach."""
+
+    name: str
+    value: str
+    wanted: str = ""
+    passed: bool | None = None
+
+
+def forward_flops(config: PretrainedConfig, lengths: Sequence[int], num_predicted: int) -> float:
+    """FLOPs of a forward pass over sequences of these lengths, two a multiply-add (PaLM, arXiv 2204.02311, appendix B).
+
+    Matrices: 2 a weight and token, the head for predicted tokens only. Attention: scores and values together
+    4 L^2 heads head_dim a layer, half of it because it is causal (FlashAttention-2, arXiv 2307.08691, section 4.1).
+    """
+    heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, config.hidden_size
+    head_dim = getattr(config, "head_dim", None) or width // heads
+    layer = width * head_dim * (2 * heads + 2 * kv_heads) + 3 * width * config.intermediate_size
+    matrices = 2.0 * config.num_hidden_layers * layer * sum(lengths) + 2.0 * width * config.vocab_size * num_predicted
+    attention = 2.0 * config.num_hidden_layers * heads * head_dim * sum(length**2 for length in lengths)
+    return matrices + attention
+
+
+def samples_of(lengths: Sequence[int], vocabulary: int, prompt_tokens: int = PROMPT_TOKENS) -> list[TrainingSample]:
+    """Random tokens, the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    samples = []
+    for i, length in enumerate(lengths):
+        ids = tuple(torch.randint(vocabulary, (length,), generator=generator).tolist())
+        logprobs = (-1.0,) * (length - prompt_tokens)
+        samples.append(TrainingSample(i, ids[:prompt_tokens], ids[prompt_tokens:], logprobs, (-1.0) ** i))
+    return samples
+
+
+def loss_and_gradients(model: PreTrainedModel, samples: Sequence[TrainingSample], device: torch.device) -> Any:
+    """Loss, log-probabilities and gradients by name, on the CPU in float64."""
+    policy = Policy(model, 1.2)
+    batch = to_device(pack(samples), device)
+    logprobs, entropy = policy.logprobs(batch)
+    inputs = LossInputs(
+        policy_logprobs=logprobs,
+        old_logprobs=None,
+        rollout_logprobs=batch.rollout_logprobs.to(logprobs.dtype),
+        ref_logprobs=(logprobs - 0.1).detach(),
+        entropy=entropy,
+        advantages=batch.advantages.to(logprobs.dtype),
+        loss_mask=batch.loss_mask,
+        sequence_ids=batch.sequence_ids,
+    )
+    loss, _ = policy_loss(inputs, GlobalCounts(len(batch.targets), len(samples)), LossConfig())
+    loss.backward()
+    gradients = {n: p.grad.double().cpu() for n, p in model.named_parameters() if p.grad is not None}
+    return loss.detach().double().cpu(), logprobs.detach().double().cpu(), gradients
+
+
+def check_numbers(device: torch.device) -> list[Result]:
+    """Loss, log-probabilities and gradients of a small model against the CPU in float64."""
+    torch.manual_seed(0)
+    small = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    model = Qwen2ForCausalLM(Qwen2Config(**small, **heads, initializer_range=0.1, tie_word_embeddings=True))
+    samples = samples_of((96, 64, 33), 512, 8)
+    loss, logprobs, gradients = loss_and_gradients(deepcopy(model).double(), samples, torch.device("cpu"))
+    results = []
+    for dtype, wanted in ((torch.float32, 1e-3), (torch.bfloat16, 0.2)):
+        moved = deepcopy(model).to(device=device, dtype=dtype)  # type: ignore[call-overload]
+        found, found_logprobs, found_gradients = loss_and_gradients(moved, samples, device)
+        errors = [(found_gradients[n] - g).norm() / g.norm() for n, g in gradients.items()]
+        name = str(dtype).removeprefix("torch.")
+        for what, error in (
+            ("log-probabilities, largest difference", float((found_logprobs - logprobs).abs().max())),
+            ("loss, difference", float((found - loss).abs())),
+            ("gradients, largest relative difference", float(max(errors))),
+        ):
+            results.append(Result(f"{name}: {what}", f"{error:.2g}", f"< {wanted:g}", error < wanted))
+    return results
+
+
+class Watching(Progress):
+    """Notes the device's memory after every step."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(Console(file=StringIO()))
+        self.bytes: list[int] = []
+        self._device = device
+
+    def show(self, metrics: Any) -> None:
+        super().show(metrics)
+        on_gpu = self._device.type == "cuda"
+        self.bytes.append(torch.cuda.memory_allocated(self._device) if on_gpu else 0)
+
+
+def demo_run(folder: Path, device: torch.device, num_steps: int, **settings: Any) -> Watching:
+    """The demo's config without its validation, rewards graded here."""
+    source = tomllib.loads((ROOT / "configs" / "demo.toml").read_text())
+    del source["validation"]
+    source |= {"run_dir": str(folder), "num_steps": num_steps} | settings
+    watching = Watching(device)
+    train(RunConfig.from_dict(source), LocalClient(exact), lambda _: spell_items(), watching)
+    return watching
+
+
+def check_run(device: torch.device, num_steps: int = 6, **settings: Any) -> list[Result]:
+    """A run with a reset half-way that is opened again and goes on; it proves resets, syncs and resumes by itself."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "run"
+        reset = settings | {"reset": {"every_steps": num_steps // 2}}
+        demo_run(folder, device, num_steps, **reset)
+        demo_run(folder, device, num_steps + 2, **reset)
+        events = [entry.event for entry in read_ledger(folder)]
+    passed = events.count("resume") == 1 and events.count("reset") >= 2
+    return [Result("run with reset and resume, each proven", ", ".join(events), "a resume and its resets", passed)]
+
+
+def check_memory(device: torch.device, num_steps: int, **settings: Any) -> list[Result]:
+    """Memory after steps of the last quarter against those of the second: the first holds what is made once."""
+    with tempfile.TemporaryDirectory() as temporary:
+        reset = settings | {"reset": {"every_steps": max(2, num_steps // 20)}}
+        used = demo_run(Path(temporary) / "run", device, num_steps, **reset).bytes
+    quarter = num_steps // 4
+    growth = max(used[-quarter:]) / max(max(used[quarter : 2 * quarter]), 1) - 1
+    return [Result(f"memory over {num_steps:,} steps with resets", f"{growth:+.1%}", "< 2%", growth < 0.02)]
+
+
+def measure_mfu(ranks: Ranks, config: PretrainedConfig, lengths: Sequence[int], microbatches: int) -> list[Result]:
+    """Update (forward, backward, optimizer) and log-probability pass of packed microbatches.
+
+    Utilisation is the model's FLOPs over time and peak: the backward pass counts twice the forward pass, what
+    activation checkpointing computes again counts nothing.
+    """
+    torch.manual_seed(0)
+    policy = Policy(Qwen2ForCausalLM(config), 1.2)
+    checkpoint_activations(policy.model)
+    if ranks.device.type == "cuda":
+        shard(policy, ranks, torch.bfloat16)
+    prompt = min(PROMPT_TOKENS, min(lengths) // 2)
+    samples = samples_of(lengths * microbatches, config.vocab_size, prompt)
+    batch = build_batch(samples, sum(lengths))
+    optimizer = make_optimizer(policy.parameters(), OptimizerConfig())
+    forward = microbatches * forward_flops(config, lengths, sum(lengths) - prompt * len(lengths))
+
+    def update() -> None:
+        update_policy(policy, policy, optimizer, [batch], LossConfig(kl_coef=0), 1.0, ranks)
+
+    @torch.no_grad()
+    def logprobs() -> None:
+        for microbatch in batch.microbatches:
+            policy.logprobs(to_device(microbatch, ranks.device))
+
+    name = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "CPU"
+    peak = next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
+    rows = (("update", update, 3 * forward, 0.35), ("log-probability pass", logprobs, forward, 0.45))
+    return [mfu_result(what, flops, seconds(act, ranks.device), peak, wanted) for what, act, flops, wanted in rows]
+
+
+def mfu_result(what: str, flops: float, duration_s: float, peak: float | None, wanted: float) -> Result:
+    rate = flops / duration_s
+    if peak is None:
+        return Result(f"{what}, MFU", f"{rate / 1e12:.3g} TFLOP/s; peak of this device not known", f"{wanted:.0%}")
+    text = f"{rate / peak:.1%} ({rate / 1e12:.0f} of {peak / 1e12:.0f} TFLOP/s)"
+    return Result(f"{what}, MFU", text, f">= {wanted:.0%}", rate / peak >= wanted)
+
+
+def seconds(act: Callable[[], None], device: torch.device, rounds: int = 3) -> float:
+    """The best of some rounds after a warm-up, the device's work waited for."""
+    best = float("inf")
+    for i in range(rounds + 1):
+        begun = time.perf_counter()
+        act()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if i > 0:
+            best = min(best, time.perf_counter() - begun)
+    return best
+
+
+def check_vllm(device: torch.device) -> list[Result]:
+    """A few steps with vLLM in this process, asleep while the policy trains, and with a server on a second GPU."""
+    if importlib.util.find_spec("vllm") is None:
+        return [Result("vLLM", "not run: not installed (pip install '.[vllm]')")]
+    engine: dict[str, Any] = {"kv_cache_mb": 1024, "max_rows": 64}
+    ways = [("vLLM in process, 3 steps, syncs proven", engine | {"kind": "vllm"})]
+    server = "vLLM server, weights over NCCL, 3 steps, syncs proven"
+    results = []
+    if torch.cuda.device_count() > 1:
+        ways.append((server, engine | {"kind": "vllm_http", "own_servers": ["1"]}))
+    else:
+        results.append(Result(server, "not run: needs a second GPU"))
+    for name, section in ways:
+        with tempfile.TemporaryDirectory() as temporary:
+            steps = len(demo_run(Path(temporary) / "run", device, 3, engine=section).bytes)
+        results.append(Result(name, f"{steps} steps", "3 steps", steps == 3))
+    return results
+
+
+def attempt(check: Callable[[], list[Result]], name: str) -> list[Result]:
+    """What a check found; one that breaks is a failure of its own and keeps nobody from the others."""
+    print(f"gpu-check: {name} ...", file=sys.stderr, flush=True)
+    try:
+        return check()
+    except Exception as error:  # the report has to name it, whatever it is
+        return [Result(name, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", "", False)]
+
+
+def table(results: Sequence[Result], title: str) -> str:
+    """Markdown."""
+    marks = {True: "ok", False: "FAILED", None: "-"}
+    lines = [f"# {title}", "", "| check | found | wanted | |", "|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| {r.name} | {r.value} | {r.wanted} | {marks[r.passed]} |" for r in results), ""])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="200 steps instead of 2,000 in the memory check")
+    parser.add_argument("--out", type=Path, default=Path("gpu-check"), help="without its endings")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("gpu-check: no CUDA device", file=sys.stderr)
+        return 1
+    device = torch.device("cuda", 0)
+    with join_ranks() as ranks:
+        results = attempt(lambda: check_numbers(device), "numbers against the CPU")
+        results += attempt(lambda: measure_mfu(ranks, QWEN2_1_5B, LENGTHS, 8), "MFU of a 1.5B Qwen2")
+    results += attempt(lambda: check_run(device), "a run with reset and resume")
+    results += attempt(lambda: check_memory(device, 200 if arguments.quick else 2000), "memory")
+    results += attempt(lambda: check_vllm(device), "vLLM")
+    text = table(results, f"gpu-check: {torch.cuda.get_device_name(device)}, torch {torch.__version__}")
+    arguments.out.with_suffix(".md").write_text(text)
+    arguments.out.with_suffix(".json").write_text(json.dumps([asdict(result) for result in results], indent=1))
+    print(text)
+    return int(any(result.passed is False for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
