@@ -74,8 +74,13 @@ class ServiceProcess:
         return [own, *own.children(recursive=True)]
 
     def named(self, *words: str) -> list[psutil.Process]:
-        """Members of the family whose command line holds all these words."""
-        return [p for p in self.family() if all(word in " ".join(p.cmdline()) for word in words)]
+        """Living members of the family whose command line holds all these words."""
+        found = []
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):  # of which `psutil.ZombieProcess` is a kind
+                if all(word in " ".join(process.cmdline()) for word in words):
+                    found.append(process)
+        return found
 
     @property
     def supervisor(self) -> psutil.Process:
@@ -87,7 +92,11 @@ class ServiceProcess:
 
     @property
     def graders(self) -> list[psutil.Process]:
-        return [grader for worker in self.workers for grader in worker.children()]
+        found = []
+        for worker in self.workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += worker.children()
+        return found
 
     def stop(self, signum: signal.Signals = signal.SIGTERM, timeout_s: float = 60.0) -> int:
         if self.process.poll() is None:
