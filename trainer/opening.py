@@ -41,7 +41,7 @@ CONFIG_FILE = "config.toml"
 NUM_PROBES = 8
 SYNC_TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 """With `engine.sync_tolerance` unset. A logit of 20 in bfloat16 is rounded by up to 0.06, and layers add theirs."""
-FIXED = ("seed", "model")
+FIXED = ("seed", "model.path", "model.demo", "model.dtype", "model.compute_dtype")
 """Keys that a resumed run cannot change."""
 
 
