@@ -25,13 +25,13 @@ from transformers import PretrainedConfig, PreTrainedModel, Qwen2Config, Qwen2Fo
 
 from benchmarks.trainer import LocalClient, exact, spell_items
 from trainer.batch import build_batch, pack, to_device
-from trainer.config import LossConfig
+from trainer.config import LossConfig, OptimizerConfig
 from trainer.ledger import read_ledger
 from trainer.loss import GlobalCounts, LossInputs, policy_loss
 from trainer.parallel import Ranks, join_ranks
 from trainer.policy import Policy
 from trainer.progress import Progress
-from trainer.run_config import OptimizerConfig, RunConfig
+from trainer.run_config import RunConfig
 from trainer.sharding import checkpoint_activations, shard
 from trainer.train import train
 from trainer.types import TrainingSample
