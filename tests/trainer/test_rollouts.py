@@ -4,14 +4,17 @@ import random
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from tests.trainer.builders import rollout
 from tests.trainer.tiny import FakeService, run_config
 from trainer.engine.protocol import RolloutRequest, Sampling
+from trainer.parallel import ALONE, Ranks
 from trainer.prompts import PromptSource
 from trainer.reward import Scorer
 from trainer.rollouts import Collected, Collector
@@ -85,24 +88,28 @@ class OneGrader(FakeService):
         return super().score(items, deadline_s=deadline_s, request_id=request_id)
 
 
-def collector(service: FakeService, config: RunConfig, engine: FakeEngine | None = None) -> Collector:
+def collector(
+    service: FakeService, config: RunConfig, engine: FakeEngine | None = None, ranks: Ranks = ALONE
+) -> Collector:
     prompt_ids = {prompt.id: (1, 2) for prompt in PROMPTS}
     scorer = Scorer(service, config.reward, "run")
-    return Collector(PromptSource({"words": PROMPTS}, 0), prompt_ids, engine or FakeEngine(), scorer)  # type: ignore[arg-type]
+    return Collector(PromptSource({"words": PROMPTS}, 0), prompt_ids, engine or FakeEngine(), scorer, ranks)  # type: ignore[arg-type]
 
 
 def config(**changes: object) -> RunConfig:
     return run_config(Path("unused"), **{"prompts_per_step": 8, "reward__max_concurrency": 4, **changes})
 
 
-def steps(service: FakeService, config: RunConfig, count: int = 4, forget: bool = False) -> list[Collected]:
+def steps(
+    service: FakeService, config: RunConfig, count: int = 4, forget: bool = False, ranks: Ranks = ALONE
+) -> list[Collected]:
     """Some steps; with `forget` the run is killed after each and goes on from what a checkpoint holds."""
     state, engine, results = RunState(), FakeEngine(), list[Collected]()
-    running = collector(service, config, engine)
+    running = collector(service, config, engine, ranks)
     for step in range(1, count + 1):
         if forget:
             draws = running.prompts.state
-            running = collector(service, config, engine)
+            running = collector(service, config, engine, ranks)
             running.prompts.state = draws
         engine.policy_version = state.step
         results.append(running.collect(step, state, config))
@@ -165,3 +172,32 @@ def test_a_grader_as_slow_as_generation_is_hidden() -> None:
     rewards = result.rewards
     assert rewards.busy_s >= 0.025 * len(result.refill.decided)
     assert 1 - rewards.wait_s / rewards.busy_s > 0.7
+
+
+class InThread(Ranks):
+    """A rank that is a thread."""
+
+    barrier = threading.Barrier(2)
+    values: ClassVar[dict[int, object]] = {}
+
+    def gather(self, value: Any) -> list[Any]:
+        self.values[self.rank] = value
+        self.barrier.wait(60)
+        found = [self.values[rank] for rank in range(2)]
+        self.barrier.wait(60)
+        return found
+
+
+@pytest.mark.parametrize("oversample", [1.0, 1.5])
+def test_ranks_that_refill_in_rounds_train_on_the_same_groups(oversample: float) -> None:
+    one = config(filter__oversample=oversample)
+    alone = steps(FakeService(judge), one, count=2)
+    with ThreadPoolExecutor(2) as pool:
+        parts = [pool.submit(steps, Jittery(rank), one, 2, ranks=InThread(rank, 2)) for rank in range(2)]
+        first, second = (part.result() for part in parts)
+    assert shown(first) == shown(second)
+    assert not any(r.verdict is None for result in first for g in result.carry for r in g.rollouts)
+    # With a surplus the steps after the first begin with more or less of it.
+    for ours, expected in list(zip(first, alone, strict=True))[: 1 if oversample > 1 else None]:
+        assert ours.refill.accepted == expected.refill.accepted
+        assert ours.refill.decided == expected.refill.decided

@@ -1,6 +1,7 @@
 """The sampler against the model computed in one go."""
 
 import math
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -100,6 +101,25 @@ def test_a_group_is_given_when_it_is_done_not_at_the_end(tokenizer: PreTrainedTo
     arrival = [g.index for g in engine(tokenizer).rollout(requests, Sampling(1.2, 12))]
     assert arrival[0] != 0
     assert [lengths[index] for index in arrival] == sorted(lengths.values())
+
+
+def test_prompts_join_and_leave_while_others_run(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Short and long ones, longer than a slot is at first, with pauses; every log-probability as computed alone."""
+    rng = random.Random(0)
+    lengths = [3, 80, 5, 1, 130, 2, 60, 4]
+    requests = [request(i, [rng.randrange(22, 64) for _ in range(n)], 3) for i, n in enumerate(lengths)]
+    hesitant = [*requests[:2], None, *requests[2:5], None, None, *requests[5:]]
+    groups = list(engine(tokenizer, max_rows=9).rollout(hesitant, Sampling(1.2, 12)))
+    assert sorted(g.index for g in groups) == list(range(8))
+    batch = pack(
+        [TrainingSample(g.index, g.prompt_ids, r.token_ids, r.logprobs, 0.0) for g in groups for r in g.rollouts]
+    )
+    with torch.no_grad():
+        logprobs, _ = Policy(tiny_model(), 1.2).logprobs(batch)
+    torch.testing.assert_close(batch.rollout_logprobs, logprobs, rtol=1e-4, atol=1e-4)
+    for alone, one in zip(sorted(groups, key=lambda g: g.index), requests, strict=True):
+        [expected] = engine(tokenizer).rollout([one], Sampling(1.2, 12))
+        assert [r.token_ids for r in alone.rollouts] == [r.token_ids for r in expected.rollouts]
 
 
 @pytest.mark.parametrize("tied", [True, False])
