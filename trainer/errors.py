@@ -6,7 +6,6 @@ TrainerError            exit code 1
 ├── EngineError         no engine is left to sample with, or one was lost while it was given weights
 ├── WeightSyncError     the engine does not have the policy's weights
 ├── ResetError          after a reset the policy does not equal its reference
-├── RewardError         too many rewards are unknown, step after step
 └── GuardError          a guard stopped the run
 """
 
@@ -34,10 +33,6 @@ class WeightSyncError(TrainerError):
 
 
 class ResetError(TrainerError):
-    pass
-
-
-class RewardError(TrainerError):
     pass
 
 
