@@ -10,6 +10,7 @@ class StubVllm(ThreadingHTTPServer):
     """Runs in threads of the test; what a test changes takes effect with the next request."""
 
     daemon_threads = True
+    request_queue_size = 256
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -21,6 +22,7 @@ class StubVllm(ThreadingHTTPServer):
         self.dies_at: int | None = None
         """Completions after which connections are closed without an answer."""
         self.hangs = threading.Event()
+        self.updating = False
         self.calls: list[tuple[str, Any]] = []
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
@@ -53,14 +55,16 @@ class _Handler(BaseHTTPRequestHandler):
             stub.statuses["/health"] = 503
             self.close_connection = True
             return
-        status = stub.statuses.get(route, 200)
+        status = stub.statuses.get(route, 500 if route == "/start_weight_update" and stub.updating else 200)
         self.send_response(status)
         self.end_headers()
         self.wfile.write(json.dumps(self._answer(route, body) if status == 200 else {"error": "stub"}).encode())
 
     def _answer(self, route: str, body: Any) -> Any:
         stub = self.server
-        if route == "/finish_weight_update":
+        if route in ("/start_weight_update", "/finish_weight_update"):
+            stub.updating = route == "/start_weight_update"
+        if route == "/finish_weight_update" and body:
             stub.weights = body["weight_version"]
         config = {"logprobs_mode": stub.logprobs_mode, "max_model_len": 64}
         answers: dict[str, Any] = {

@@ -69,20 +69,23 @@ def test_completions_of_a_lost_server_are_asked_again_with_the_same_seeds(
     assert asked <= {body["sampling_params"]["seed"] for body in stubs[1].completions}
 
 
-def test_a_lost_server_serves_again_after_the_next_push(engine: VllmHttpEngine, stubs: list[StubVllm]) -> None:
+def test_a_lost_server_serves_again_after_the_next_push(stubs: list[StubVllm]) -> None:
+    lost, other = [Server(stub.url) for stub in stubs]
+    engine = engine_of([lost, other])
+    engine.push(WEIGHTS, 0)
     stubs[0].dies_at = 3
     rolled(engine)
+    assert lost.weights is None
     engine.push(WEIGHTS, 1)
-    before = len(stubs[0].completions)
-    rolled(engine)
-    assert len(stubs[0].completions) == before, "it is still down"
+    assert lost.weights is None, "it is still down"
     stubs[0].dies_at = None
     stubs[0].statuses.clear()
-    rolled(engine)
-    assert len(stubs[0].completions) == before, "it has no weights"
-    engine.push(WEIGHTS, 2)
     assert tokens(rolled(engine)) == EXPECTED
-    assert len(stubs[0].completions) > before
+    assert lost.weights is None, "it came back without them"
+    engine.push(WEIGHTS, 2)
+    assert lost.weights == other.weights == stubs[0].weights
+    assert tokens(rolled(engine)) == EXPECTED
+    assert lost.weights is not None
 
 
 def test_a_server_started_anew_behind_our_back_is_not_believed(engine: VllmHttpEngine, stubs: list[StubVllm]) -> None:
@@ -137,6 +140,37 @@ def test_a_push_pauses_and_resets_before_it_goes_on(engine: VllmHttpEngine, stub
     assert routes[routes.index("/pause") :] == [
         "/pause", "/start_weight_update", "/update_weights", "/finish_weight_update", "/reset_prefix_cache", "/resume",
     ]  # fmt: skip
+
+
+def test_a_transfer_that_somebody_left_open_is_closed_first(stubs: list[StubVllm]) -> None:
+    stubs[0].updating = True
+    server = Server(stubs[0].url)
+    engine_of([server]).push(WEIGHTS, 0)
+    assert server.weights == stubs[0].weights
+
+
+def test_answers_of_weights_given_earlier_are_asked_again_of_the_same_server(
+    engine: VllmHttpEngine, stubs: list[StubVllm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [stubs[0].weights, stubs[0].weights]
+    engine.push(WEIGHTS, 1)
+    true = _completion(stubs[0])
+
+    def late(handler: Any, body: Any) -> Any:
+        answer = true(handler, body)
+        if answers and "seed" in body["sampling_params"]:
+            answer["choices"][0]["weight_versions"][0]["version"] = answers.pop()
+        return answer
+
+    monkeypatch.setattr(stubs[0].RequestHandlerClass, "_completion", late)
+    assert tokens(rolled(engine)) == EXPECTED
+    assert answers == []
+    seeds = [body["sampling_params"]["seed"] for stub in stubs for body in stub.completions]
+    assert len(seeds) == len(set(seeds)) + 2
+
+
+def _completion(stub: StubVllm) -> Any:
+    return stub.RequestHandlerClass._completion  # type: ignore[attr-defined]
 
 
 def test_a_fingerprint_shows_the_server_that_differs(

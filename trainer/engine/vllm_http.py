@@ -23,6 +23,7 @@ from trainer.types import Rollout, RolloutGroup
 ROUTE = "/inference/v1/generate"
 """Tokens in, tokens out, with the name of the weights they came from."""
 HEALTH_EVERY_S = 10.0
+MAX_FAILURES = 2
 UNHEALTHY_AFTER = 3
 """Health checks in a row: a server may be late once."""
 Weights = Iterable[tuple[str, torch.Tensor]]
@@ -44,9 +45,15 @@ class VllmHttpEngine:
         self._servers, self._channel, self._reader, self._ranks = servers, channel, reader, ranks
         self._max_rows, self._weights = max_rows, weights
         self._name, self._policy_version = "", 0
+        self._given: set[str] = set()
+        self._pushing = threading.RLock()
 
     def push(self, weights: Weights, policy_version: int) -> None:
         """Raises EngineError where no server is left."""
+        with self._pushing:
+            self._push(weights, policy_version)
+
+    def _push(self, weights: Weights, policy_version: int) -> None:
         name = uuid.uuid4().hex  # not the version: after a rollback it comes again with other weights
         if self._ranks.is_main:
             living = self._servers.living()
@@ -63,12 +70,15 @@ class VllmHttpEngine:
         for server in self._servers.all:
             server.weights = name if server.url in urls else None
         self._name, self._policy_version = name, policy_version
+        self._given.add(name)
 
     def push_again(self) -> None:
         """To servers that came back when none was left."""
         if self._ranks.size > 1:
             raise EngineError("no vLLM server is left, and with several ranks weights are pushed only between steps")
-        self.push(self._weights(), self._policy_version)
+        with self._pushing:
+            if not self._servers.serving():
+                self._push(self._weights(), self._policy_version)
 
     def rollout(self, requests: Iterable[RolloutRequest | None], sampling: Sampling) -> Iterator[RolloutGroup]:
         flight = Flight.of(requests, self._max_rows * max(1, len(self._servers.serving())))
@@ -85,8 +95,11 @@ class VllmHttpEngine:
                     yield group
 
     def _read(self, choice: dict[str, Any]) -> Rollout | None:
-        """None where not every token is of the weights that were given last."""
-        if {span["version"] for span in choice["weight_versions"]} != {self._name}:
+        """None where some token is of weights given earlier. Raises StrangeWeights where it is of others."""
+        names = {span["version"] for span in choice["weight_versions"]}
+        if not names <= self._given:
+            raise StrangeWeights
+        if names != {self._name}:
             return None
         logprobs = [token["logprob"] for token in choice["logprobs"]["content"]]
         return self._reader.rollout(choice["token_ids"], logprobs, self._policy_version)
@@ -115,6 +128,10 @@ def probe(server: Server, sequence: Sequence[int]) -> list[float]:
     except httpx.HTTPError as error:
         raise EngineError(f"vLLM server {server.url}: {in_one_line(error)}") from error
     return [top[str(token)]["logprob"] for top, token in zip(told[1:], sequence[1:], strict=True)]
+
+
+class StrangeWeights(Exception):
+    """Of an answer: the server has weights that it was not given here."""
 
 
 class _Asking:
@@ -171,13 +188,16 @@ class _Asking:
         self, ticket: Ticket, body: dict[str, Any], read: Callable[[dict[str, Any]], Rollout | None]
     ) -> None:
         """From whichever server gives it, with the same seed each time."""
+        failures = 0
         while True:
             server = await self._choose()
             server.num_running += 1
             try:
                 answer = await self._ask(server, body)
             except httpx.TransportError as error:
-                self._servers.lose(server, type(error).__name__)
+                failures += 1  # a connection may break by itself once or twice
+                if failures > MAX_FAILURES or not await asyncio.to_thread(server.is_healthy):
+                    self._servers.lose(server, type(error).__name__)
                 continue
             finally:
                 server.num_running -= 1
@@ -185,11 +205,15 @@ class _Asking:
                 self._servers.lose(server, f"HTTP {answer.status_code}")
             elif answer.is_error:
                 raise EngineError(f"vLLM server {server.url} refuses a completion: {answer.text[:200]}")
-            elif (rollout := read(answer.json()["choices"][0])) is not None:
-                self._done.put((ticket, rollout))
-                return
             else:
-                self._servers.lose(server, "it was started anew and has other weights")
+                try:
+                    rollout = read(answer.json()["choices"][0])
+                except StrangeWeights:
+                    self._servers.lose(server, "it was started anew and has other weights")
+                    continue
+                if rollout is not None:
+                    self._done.put((ticket, rollout))
+                    return
 
     async def _ask(self, server: Server, body: dict[str, Any]) -> httpx.Response:
         """Raises httpx.TransportError, also for a server that was lost meanwhile: a hanging one says nothing."""

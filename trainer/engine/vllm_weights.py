@@ -43,7 +43,7 @@ def transfer(
     """Servers that have the weights now and say so by `name` with every completion; requests under way wait."""
     servers = on_all(servers, lambda s: s.post("/pause?mode=keep"))
     channel.join(servers)
-    servers = on_all(servers, lambda s: s.post("/start_weight_update"))
+    servers = on_all(servers, start)
     for chunk in chunks(weights):
         servers = channel.send(chunk, servers)
     servers = on_all(servers, lambda s: s.post("/finish_weight_update", {"weight_version": name}))
@@ -53,6 +53,15 @@ def transfer(
     for server in servers:
         server.weights = name
     return servers
+
+
+def start(server: Server) -> None:
+    """Raises httpx.HTTPError."""
+    try:
+        server.post("/start_weight_update")
+    except httpx.HTTPStatusError:  # a trainer that died in a transfer left it open
+        server.post("/finish_weight_update")
+        server.post("/start_weight_update")
 
 
 def chunks(weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[Weights]:
