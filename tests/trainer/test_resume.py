@@ -138,7 +138,7 @@ def test_killed_at_random_moments(tmp_path: Path, unbroken: dict[str, Any], seed
         assert events.index("start") == 0
 
 
-PLACES = {"reset": (era, "hard_reset", 34), "save": (Checkpoints, "save", 17)}
+PLACES = {"reset": (era, "hard_reset", 37), "save": (Checkpoints, "save", 20)}
 """Where it begins, and for how many moments it lasts."""
 STRIDE = 8
 """In `make test` every eighth moment, in `make soak` all of them."""
