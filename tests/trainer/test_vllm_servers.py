@@ -1,10 +1,13 @@
 """Servers that are lost, come back, hang or are not what they should be; without vLLM."""
 
+import contextlib
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -247,6 +250,20 @@ def test_an_own_server_that_ended_is_started_again_and_ends_with_the_engine(
     assert second is not first
     servers.close()
     assert second.poll() is not None
+
+
+def test_what_a_killed_server_left_behind_ends_too(tmp_path: Path, stubs: list[StubVllm]) -> None:
+    code = "import subprocess, time; print(subprocess.Popen(['sleep', '600']).pid, flush=True); time.sleep(600)"
+    server = own(tmp_path, code, stubs[0].url)
+    server.start()
+    while not (said := (tmp_path / "log").read_text()).endswith("\n"):
+        time.sleep(0.05)
+    assert server.process is not None
+    server.process.kill()
+    server.stop()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(said)).wait(60)
+    assert not psutil.pid_exists(int(said))
 
 
 def test_workers_of_all_servers_join_one_group(stubs: list[StubVllm], monkeypatch: pytest.MonkeyPatch) -> None:

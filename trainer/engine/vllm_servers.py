@@ -67,6 +67,7 @@ class Server:
         if not self.command or (self.process is not None and self.process.poll() is None):
             return
         assert self.log is not None
+        self._sweep()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
@@ -74,6 +75,7 @@ class Server:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 env=self.environment,
+                start_new_session=True,
                 preexec_fn=lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM),  # it ends with a trainer that is killed
             )
 
@@ -85,6 +87,13 @@ class Server:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """End what a server that was killed left behind: its engine, which would keep the device's memory."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
 
 class Servers:
