@@ -21,7 +21,7 @@ from sandbox import kernel, landlock, seccomp
 NO_ROOM_EXIT_CODE = 71
 """The files of a request could not be put into the work directory: there is none, or it is too small."""
 _MAX_OPEN_FILES = 128
-_STACK_BYTES = 128 << 20
+STACK_BYTES = 128 << 20
 _CPU_GRACE_S = 2
 _ALL_DESCRIPTORS = 1 << 20  # one close_range call, whatever is open
 
@@ -37,8 +37,8 @@ class Jail:
     base_address_space: int
     """Bytes of address space that the warm interpreter has itself; the program's memory limit comes on top."""
     parent_pid: int
-    has_own_root: bool
-    """All files in sight are read-only mounts or the program's own."""
+    own_metadata: bool
+    """All files in sight are the program's own or on mounts that let nobody change modes and times."""
     foreign_tasks: int
     """Tasks of other programs that count against this uid's RLIMIT_NPROC too, where the uid is not the slot's own: room
     is left for them, so that what they do is no limit here."""
@@ -76,11 +76,12 @@ def place_descriptors(received: list[int], num_extra: int) -> int:
 
 def prepare_limits() -> None:
     """In the warm process, once: the limits that are the same for every child."""
-    limit(resource.RLIMIT_STACK, _STACK_BYTES)
+    limit(resource.RLIMIT_STACK, STACK_BYTES)
     limit(resource.RLIMIT_NOFILE, _MAX_OPEN_FILES)
     limit(resource.RLIMIT_CORE, 0)
     limit(resource.RLIMIT_MEMLOCK, 0)
-    limit(resource.RLIMIT_MSGQUEUE, 0)
+    with contextlib.suppress(ValueError):  # no such limit in gVisor; the filter refuses message queues everywhere
+        limit(resource.RLIMIT_MSGQUEUE, 0)
 
 
 def set_limits(job: Job, jail: Jail) -> None:
@@ -128,7 +129,7 @@ def _die_first() -> None:
 
 def install_filter(job: Job, jail: Jail) -> None:
     program = seccomp.build(
-        os.getpid(), allow_exec=job.may_exec, allow_fork=job.may_fork, allow_metadata=jail.has_own_root
+        os.getpid(), allow_exec=job.may_exec, allow_fork=job.may_fork, allow_metadata=jail.own_metadata
     )
     kernel.install_filter(program)
 

@@ -24,7 +24,7 @@ from docker.errors import DockerException
 
 import docker
 from sandbox.errors import CannotIsolate, RunnerLost
-from sandbox.profiles import UID_RANGE, WORK_DIRS_VARIABLE
+from sandbox.profiles import GVISOR_VARIABLE, UID_RANGE, WORK_DIRS_VARIABLE
 from sandbox.types import MIB, ExecutionRequest, ExecutionResult, Request, Status
 
 _BOOT = """
@@ -210,4 +210,7 @@ def open_container_runner(
 ) -> ContainerRunner:
     """`runtime`: one of the engine's, such as `runsc`. `options`: more for `docker.containers.create` (`mem_limit`).
     Raises `CannotIsolate` where there is no engine."""
-    return ContainerRunner(image, num_containers, runtime, {"mem_limit": 2048 * MIB} | options)
+    defaults: dict[str, Any] = {"mem_limit": 2048 * MIB}
+    if runtime == "runsc":
+        defaults["environment"] = _HARDENED["environment"] | {GVISOR_VARIABLE: "1"}
+    return ContainerRunner(image, num_containers, runtime, defaults | options)

@@ -30,6 +30,7 @@ _LEVEL_MEANS = {
     "root_namespaces": "own root, network, pids and mounts, made by root",
     "user_namespaces": "own root, network, pids and mounts, in a user namespace",
     "landlock": "no namespaces; Landlock, system-call filter and resource limits",
+    "gvisor": "own root, network, pids and mounts, as gVisor has them, and gVisor around all programs together",
 }
 # What each program tries is refused: it prints "escaped" where it is not.
 _PROBES = {

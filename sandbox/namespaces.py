@@ -28,15 +28,17 @@ def enter(*, user_namespace: bool) -> None:
     uid, gid = os.getuid(), os.getgid()
     kernel.unshare(_NAMESPACES | (kernel.CLONE_NEWUSER if user_namespace else 0))
     if user_namespace:
-        Path("/proc/self/setgroups").write_text("deny")
+        if os.path.exists("/proc/self/setgroups"):  # not in gVisor; Linux asks for it before it takes a gid_map
+            Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
         Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
 
 
-def build_root(readable: Iterable[str], *, with_proc: bool) -> None:
+def build_root(readable: Iterable[str], *, with_proc: bool, fixed_devices: bool = True) -> None:
     """Make a small read-only root of `readable` (files and folders, at their own paths) and step into it. `with_proc`:
-    and a /proc for `/dev/stdin`, of which Landlock must keep the rest shut."""
+    and a /proc for `/dev/stdin`, of which Landlock must keep the rest shut. `fixed_devices`: on read-only mounts, too,
+    through which gVisor writes to no device."""
     kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=755,size=1m")
     os.mkdir("/tmp" + _OLD)
     kernel.pivot_root("/tmp", "/tmp" + _OLD)
@@ -48,7 +50,7 @@ def build_root(readable: Iterable[str], *, with_proc: bool) -> None:
         ):
             bound.append(path)
     for device in DEVICES:
-        _bind(device, _READ_ONLY | kernel.MS_NOEXEC)
+        _bind(device, kernel.MS_NOSUID | kernel.MS_NOEXEC | (kernel.MS_RDONLY if fixed_devices else 0))
     if with_proc:
         _mount_proc()
     for link in _SYSTEM_LINKS:

@@ -23,7 +23,7 @@ from sandbox.launch import Launch
 from sandbox.precompiled import include_folder
 from sandbox.profiles import Profile
 from sandbox.running import memory_file
-from sandbox.slots import Slots, result_of
+from sandbox.slots import CANARY, Slots, result_of
 from sandbox.types import MIB, ExecutionRequest, ExecutionResult, Limits, Status
 
 COMPILE_DRIVER = "sandbox.native_child:compile_source"
@@ -173,7 +173,7 @@ class NativeRunner:
         with self._lock:
             if key not in self._slots:
                 profile = Profile(
-                    (), drivers=(key[1],), readable=readable, executable=executable, one_memory_limit=True
+                    (), drivers=(key[1], CANARY.driver), readable=readable, executable=executable, one_memory_limit=True
                 )
                 self._slots[key] = Slots(profile, self._num_slots)
             return self._slots[key]

@@ -20,6 +20,10 @@ WORK_DIRS_VARIABLE = "SANDBOX_WORK_DIRS"
 """Folders, separated by colons: each a tmpfs mounted for one slot. Set by compose and Kubernetes, whose containers have
 no right to mount; nobody else needs it."""
 
+GVISOR_VARIABLE = "SANDBOX_GVISOR"
+"""`1`: this runs in gVisor, and what its kernel cannot hold (docs/sandbox.md) is accepted. Set by the Docker runner for
+`runtime="runsc"` and by the Kubernetes overlay; refused anywhere else."""
+
 STANDARD_LIBRARY = tuple(
     """
     abc array ast bisect builtins cmath collections collections.abc contextlib copy csv ctypes dataclasses
@@ -58,7 +62,7 @@ class Profile:
     one_memory_limit: bool = False
     """Over all processes of a job together, where control groups can be made."""
     level: str | None = None
-    """One of `slots.LEVELS`; None: the strongest this host allows."""
+    """One of `slots.LEVELS`, or `slots.GVISOR`; None: the strongest this host allows."""
 
     @property
     def interpreter(self) -> str:

@@ -37,6 +37,8 @@ class Running:
         self._started = time.monotonic()
         self._pidfd: int | None = None
         self._clock = 0
+        self._told_spent_s: float | None = None
+        """Where there are no pidfds: the CPU seconds that the warm process last told."""
         self._spent_before_s = 0.0
         self._over: dict[str, Any] = {}
         self._files = [memory_file(launch.stdin), *(os.memfd_create("out") for _ in range(2))]
@@ -111,7 +113,7 @@ class Running:
     def _patience(self) -> float:
         """Seconds until a limit can be reached at the earliest."""
         wall = self._started + self._limits.effective_wall_time_s - time.monotonic()
-        spent = 0.0 if self._pidfd is None else self.spent_s()
+        spent = 0.0 if self._pidfd is None and self._told_spent_s is None else self.spent_s()
         return max(min(wall, (self._limits.cpu_time_s - spent) / _NUM_CPUS), _SHORTEST_LOOK_S)
 
     def _over_limit(self) -> Status | None:
@@ -128,22 +130,26 @@ class Running:
     def cpu_time_s(self) -> float:
         """CPU seconds that the child has used so far, over all its threads; 0 once it has ended."""
         try:
-            self._leash()
-            return time.clock_gettime(self._clock)
+            leash = self._leash()
+            return self._told_spent_s or 0.0 if leash is None else time.clock_gettime(self._clock)
         except OSError:
             return 0.0
 
     def kill(self) -> None:
         with contextlib.suppress(OSError):
-            signal.pidfd_send_signal(self._leash(), signal.SIGKILL)
+            leash = self._leash()
+            if leash is None:
+                self._send(b"kill")
+            else:
+                signal.pidfd_send_signal(leash, signal.SIGKILL)
 
-    def _leash(self) -> int:
-        """A descriptor of the child, asked for once it is needed: most programs end before. Raises ProcessLookupError
-        where the child has ended meanwhile."""
+    def _leash(self) -> int | None:
+        """A descriptor of the child, asked for once it is needed: most programs end before. None where the kernel has
+        none; what it has spent is told then. Raises ProcessLookupError where the child has ended meanwhile."""
         if self._pidfd is None and not self._over:
             self._send(b"pid")
             self._until_over(None, stop_at_leash=True)
-        if self._pidfd is None:
+        if self._pidfd is None and self._over:
             raise ProcessLookupError
         return self._pidfd
 
@@ -164,8 +170,11 @@ class Running:
             if "pidfd" not in message:
                 self._over = message
                 return True
-            self._pidfd = descriptors[0]
-            self._clock = _cpu_clock(self._pidfd)
+            if message["pidfd"]:
+                self._pidfd = descriptors[0]
+                self._clock = _cpu_clock(self._pidfd)
+            else:
+                self._told_spent_s = message["spent_s"]
             if stop_at_leash:
                 return False
         return False

@@ -167,6 +167,8 @@ def _for_any_pid(allow_exec: bool, allow_fork: bool, allow_metadata: bool) -> by
     table: dict[int, list[bytes]] = {}
     if not allow_fork:
         table |= {numbers[column]: _only_value(0, _ANY_PID) for numbers in _TO_SELF.values()}
+    elif not allow_metadata:  # gVisor lets the first process of a namespace be killed from inside, Linux does not
+        table |= {numbers[column]: _none_of(0, (1,)) for numbers in _TO_SELF.values()}
     table |= {number: [_instruction(_RETURN, _ALLOW)] for number in _COMMON_ALLOWED}
     table |= _table(column, allow_exec, allow_fork, allow_metadata)
     program = [

@@ -8,15 +8,18 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
+from sandbox import kernel
 from sandbox.child import NO_ROOM_EXIT_CODE
 from sandbox.errors import CannotIsolate, RunnerLost
 from sandbox.launch import Ended, Launch
-from sandbox.profiles import Profile
+from sandbox.profiles import GVISOR_VARIABLE, Profile
 from sandbox.types import ExecutionResult, Limits, Status
 from sandbox.warm import WarmProcess
 
 LEVELS = ("root_namespaces", "user_namespaces", "landlock")
 """From the strongest to the least that is accepted; a host gets the first that works."""
+GVISOR = "gvisor"
+"""What takes their place inside gVisor, where somebody said that this is enough."""
 
 _OUT_OF_MEMORY = re.compile(rb"^(?:\w+\.)*\w*MemoryError\b")
 _OUT_OF_TASKS = re.compile(rb"^RuntimeError: can't start new thread")
@@ -32,7 +35,7 @@ def open_warm_process(profile: Profile) -> WarmProcess:
     if profile.level is not None:
         return WarmProcess(profile, profile.level)
     with _level_lock:
-        levels = LEVELS if _level_found is None else (_level_found,)
+        levels = _levels() if _level_found is None else (_level_found,)
         missing = []
         for level in levels:
             try:
@@ -43,6 +46,16 @@ def open_warm_process(profile: Profile) -> WarmProcess:
             _level_found = level
             return process
     raise CannotIsolate("; ".join(missing))
+
+
+def _levels() -> tuple[str, ...]:
+    """Those to be tried here. Raises `CannotIsolate` where gVisor and the setting that accepts it are not together."""
+    accepted, inside = os.environ.get(GVISOR_VARIABLE) == "1", kernel.is_gvisor()
+    if inside and not accepted:
+        raise CannotIsolate(f"this is gVisor, which holds less than Linux does: {GVISOR_VARIABLE}=1 accepts that")
+    if accepted and not inside:
+        raise CannotIsolate(f"{GVISOR_VARIABLE}=1 is set, and this is not gVisor")
+    return (GVISOR,) if inside else LEVELS
 
 
 class Slots:

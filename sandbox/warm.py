@@ -37,7 +37,7 @@ import os, sys
 os.register_at_fork = lambda **hooks: None
 sys.path.insert(0, {home!r})
 from sandbox import zygote
-zygote.main({descriptor})
+zygote.main({descriptor}, stack_grows={stack_grows})
 """
 
 
@@ -47,7 +47,8 @@ class WarmProcess:
     def __init__(self, profile: Profile, level: str) -> None:
         self._group = make_group() if profile.one_memory_limit else None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        boot = _BOOT.format(home=str(Path(__file__).parent.parent), descriptor=theirs.fileno())
+        home = str(Path(__file__).parent.parent)
+        boot = _BOOT.format(home=home, descriptor=theirs.fileno(), stack_grows=level != "gvisor")
         command = [profile.interpreter, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", boot]
         self._process = subprocess.Popen(
             command,

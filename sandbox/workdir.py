@@ -16,6 +16,7 @@ from sandbox.namespaces import WORK_DIR, WRITABLE
 
 _CLOCK_TICK_S = 0.02
 """Time stamps of files are at least as fine as this."""
+_MAX_FILES = 4096
 _MAX_ROUNDS = 1_000_000
 
 
@@ -33,8 +34,9 @@ class MountedWorkDir:
     path = WORK_DIR
     landlock_path = WRITABLE
 
-    def __init__(self, uid: int, gid: int) -> None:
-        self._owner = f"uid={uid},gid={gid}"
+    def __init__(self, uid: int, gid: int, *, count_files: bool) -> None:
+        """`count_files`: gVisor refuses to."""
+        self._options = f"mode=700,uid={uid},gid={gid}" + (f",nr_inodes={_MAX_FILES}" if count_files else "")
         self._size_bytes = 0
         self._mounted_at = 0.0
         self._used_at = 0.0
@@ -52,8 +54,7 @@ class MountedWorkDir:
         if self._size_bytes:
             kernel.umount(WORK_DIR)
         flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
-        options = f"mode=700,size={size_bytes},nr_inodes=4096,{self._owner}"
-        kernel.mount("tmpfs", WORK_DIR, "tmpfs", flags, options)
+        kernel.mount("tmpfs", WORK_DIR, "tmpfs", flags, f"{self._options},size={size_bytes}")
         os.chdir(WORK_DIR)
         self._size_bytes = size_bytes
         if self._tick_s is None:

@@ -6,7 +6,8 @@ Started by `warm.WarmProcess`, which is the supervisor. Talks over one SOCK_SEQP
     -> hello   JSON {"level", "landlock_abi", ...}, {"missing": what the host lacks} or {"broken": what did not import}
     <- job     JSON `child.Job`, a list, + descriptors [stdin, stdout, stderr, extra...]
     <- "pid"   while a job runs: asks for a pidfd of the child, to watch and kill it
-    -> pidfd   JSON {"pidfd": true} + descriptor
+    -> pidfd   JSON {"pidfd": true} + descriptor; in gVisor, which has none, {"pidfd": false, "spent_s": CPU so far}
+    <- "kill"  while a job runs, in gVisor: kill the child
     -> ended   JSON {"wait_status", "cpu_s", "peak_bytes", "trouble"}
 
 The warm process never reads a byte that comes from a program: sources, input and output pass through descriptors.
@@ -20,16 +21,17 @@ import json
 import mmap
 import os
 import random
-import select
+import resource
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sandbox import child, kernel, landlock, namespaces, seccomp, workdir
+from sandbox import child, kernel, landlock, namespaces, seccomp, watching, workdir
 from sandbox.child import Jail, Job
 from sandbox.workdir import WorkDir
 
@@ -38,6 +40,7 @@ _MAX_DESCRIPTORS = 16
 _FIRST_OWN_DESCRIPTOR = 500  # ours live high, so that what arrives with a job takes the low numbers in order
 _READY = 1
 _FOREIGN_TASKS = 4096
+_THREAD_STACK_BYTES = 8 << 20
 _UID_CAPABILITIES = 1 << 5 | 1 << 6 | 1 << 7  # KILL, SETGID, SETUID
 
 
@@ -46,7 +49,7 @@ class Setup:
     """How a warm process is to be made. Sent as JSON."""
 
     level: str
-    """`root_namespaces`, `user_namespaces` or `landlock`."""
+    """`root_namespaces`, `user_namespaces`, `landlock` or `gvisor`."""
     readable: list[str]
     executable: list[str]
     """Read and executed, by jobs that may."""
@@ -63,7 +66,9 @@ class Setup:
     """First and one past the last; empty: no own uid."""
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, *, stack_grows: bool) -> None:
+    if not stack_grows:
+        _have_whole_stack()
     control = socket.socket(fileno=descriptor)
     setup = Setup(**json.loads(control.recv(_MAX_MESSAGE)))
     try:
@@ -73,7 +78,16 @@ def main(descriptor: int) -> None:
     except Exception as error:  # whatever a module of ours raises while it is imported
         _say(control, {"broken": f"{type(error).__name__}: {error}"})
     else:
+        control.close()
         zygote.serve()
+
+
+def _have_whole_stack() -> None:
+    """In gVisor a stack keeps the size that its limit had when the program was started: start again, once."""
+    if len(sys.argv) == 1:
+        child.limit(resource.RLIMIT_STACK, child.STACK_BYTES)
+        os.execv(sys.executable, [*sys.orig_argv, "again"])
+    threading.stack_size(_THREAD_STACK_BYTES)  # which would follow that limit
 
 
 def _say(control: socket.socket, message: dict[str, Any]) -> None:
@@ -92,23 +106,25 @@ class Zygote:
     def __init__(self, control: socket.socket, setup: Setup) -> None:
         self._drivers = {name: _resolve(name) for name in setup.drivers}
         uid, version = _slot_uid(setup), landlock.abi()
-        alone = setup.level == "landlock"
+        alone, in_gvisor = setup.level == "landlock", setup.level == "gvisor"
         if not alone:
-            namespaces.enter(user_namespace=setup.level == "user_namespaces")
+            namespaces.enter(user_namespace=setup.level != "root_namespaces")
             _continue_as_first_process()
         kernel.become_subreaper()
         kernel.hide_from_same_uid()
         kernel.set_no_new_privileges()
         statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         if not alone:
-            namespaces.build_root([*setup.readable, *setup.executable], with_proc=version > 0)
+            places = [*setup.readable, *setup.executable]
+            namespaces.build_root(places, with_proc=version > 0, fixed_devices=not in_gvisor)
         owner = os.getuid() if uid is None else uid
         self._work: WorkDir | None
         if alone:
             self._work = workdir.claim(setup.work_dirs, uid)
         else:
-            self._work = workdir.MountedWorkDir(owner, os.getgid() if uid is None else uid)
-        self._control = _move_up(control)
+            group = os.getgid() if uid is None else uid
+            self._work = workdir.MountedWorkDir(owner, group, count_files=not in_gvisor)
+        self._control = socket.socket(fileno=fcntl.fcntl(control, fcntl.F_DUPFD_CLOEXEC, _FIRST_OWN_DESCRIPTOR))
         _import(setup)
         if alone and not version:
             raise OSError("no Landlock and no right to make a mount namespace")
@@ -122,10 +138,12 @@ class Zygote:
         self._shared = mmap.mmap(-1, mmap.PAGESIZE)
         child.prepare_limits()
         child.prepare_streams()
-        seccomp.prepare(allow_metadata=not alone)
+        own_metadata = not (alone or in_gvisor)  # there a read-only mount does not keep its modes and times
+        seccomp.prepare(allow_metadata=own_metadata)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it; a flood is to end at its limit
-        foreign_tasks = _FOREIGN_TASKS if alone and uid is None else 0
-        self._jail = Jail(uid, ruleset, _pages(statm), os.getpid(), not alone, foreign_tasks)
+        self._watch = watching.watch_without_pidfd if in_gvisor else watching.watch
+        foreign_tasks = _FOREIGN_TASKS if (alone or in_gvisor) and uid is None else 0
+        self._jail = Jail(uid, ruleset, _pages(statm), os.getpid(), own_metadata, foreign_tasks)
         work_dir = None if self._work is None else self._work.path
         _say(self._control, {"level": setup.level, "landlock_abi": version, "slot_uid": uid, "work_dir": work_dir})
 
@@ -138,7 +156,7 @@ class Zygote:
             message, descriptors, _, _ = socket.recv_fds(self._control, _MAX_MESSAGE, _MAX_DESCRIPTORS)
             if not message:
                 return
-            if message != b"pid":  # else: asked for a child that has just ended
+            if message not in (b"pid", b"kill"):  # else: meant for a child that has just ended
                 self._run(Job(*json.loads(message)), descriptors)
 
     def _run(self, job: Job, descriptors: list[int]) -> None:
@@ -169,17 +187,7 @@ class Zygote:
         os._exit(child.finish(self._drivers[job.driver]))
 
     def _await(self, pid: int, job: Job) -> None:
-        pidfd = os.pidfd_open(pid)
-        events = select.poll()
-        events.register(pidfd, select.POLLIN)
-        events.register(self._control, select.POLLIN)
-        while pidfd not in dict(events.poll()):
-            if self._control.recv(16) == b"":
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                os._exit(0)
-            socket.send_fds(self._control, [b'{"pidfd": true}'], [pidfd])
-        os.close(pidfd)
+        self._watch(self._control, pid)
         _, wait_status, usage = os.wait4(pid, 0)
         others_cpu_s = self._end_descendants() if job.may_fork else 0.0
         ended = {
@@ -246,7 +254,7 @@ def _effective_capabilities() -> int:
 def _slot_uid(setup: Setup) -> int | None:
     """A uid that no other slot has, where this process may change uids and kill across them. Drawn at random from the
     range: RLIMIT_NPROC counts per uid over the whole machine, other containers and their slots included."""
-    if not setup.uid_range or setup.level == "user_namespaces":
+    if not setup.uid_range or setup.level in ("user_namespaces", "gvisor"):
         return None
     if _effective_capabilities() & _UID_CAPABILITIES != _UID_CAPABILITIES:
         return None
@@ -273,10 +281,6 @@ def _move_up_descriptor(descriptor: int) -> int:
     moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_OWN_DESCRIPTOR)
     os.close(descriptor)
     return moved
-
-
-def _move_up(control: socket.socket) -> socket.socket:
-    return socket.socket(fileno=_move_up_descriptor(control.detach()))
 
 
 def _pages(statm: int) -> int:

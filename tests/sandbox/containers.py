@@ -21,13 +21,17 @@ _MOUNTS = {name: {"bind": name, "mode": "ro"} for name in ("/usr", "/etc/ld.so.c
 
 
 @contextlib.contextmanager
-def open_bare_containers(num_containers: int) -> Iterator[ContainerRunner]:
-    """Skips where no engine answers; as root in CI that is a failure, because `.ci/run` starts one."""
+def open_bare_containers(num_containers: int, runtime: str | None = None) -> Iterator[ContainerRunner]:
+    """Skips where no engine answers; as root in CI that is a failure, because `.ci/run` starts one. `runtime`: skips
+    where the engine has none of that name."""
     if not Path("/usr/bin/python3").exists() or not Path("/lib").is_symlink():
         pytest.skip("needs a Python of the system below a merged /usr")
     engine = _engine()
+    if runtime is not None and runtime not in engine.info()["Runtimes"]:
+        engine.close()
+        pytest.skip(f"the engine has no runtime {runtime}")
     _import_image(engine)
-    runner = open_container_runner(_IMAGE, num_containers, volumes=_MOUNTS)
+    runner = open_container_runner(_IMAGE, num_containers, runtime=runtime, volumes=_MOUNTS)
     yield runner
     runner.close()
     assert engine.containers.list(all=True, filters={"label": "sandbox=runner"}) == []

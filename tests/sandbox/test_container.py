@@ -14,9 +14,9 @@ pytestmark = pytest.mark.docker
 LIMITS = Limits(cpu_time_s=0.5, memory_bytes=128 * MIB, output_bytes=MIB)
 
 
-@pytest.fixture(scope="module")
-def runner() -> Iterator[ContainerRunner]:
-    with open_bare_containers(1) as runner:
+@pytest.fixture(scope="module", params=[None, "runsc"])
+def runner(request: pytest.FixtureRequest) -> Iterator[ContainerRunner]:
+    with open_bare_containers(1, request.param) as runner:
         yield runner
 
 

@@ -88,3 +88,11 @@ def test_a_program_killed_from_outside_runs_again() -> None:
     assert ended is not None
     assert (ended.stdout, len(attempts)) == (b"done\n", 2)
     slots.close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_module_that_does_not_import_is_told(way: str) -> None:
+    require(way)
+    profile = profile_of(way, preload=(), required=("no_such_package.module:function",))
+    with pytest.raises(RunnerLost, match="No module named 'no_such_package'"):
+        WarmProcess(profile, profile.level or "")

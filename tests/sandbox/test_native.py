@@ -9,6 +9,7 @@ from sandbox.errors import LanguageUnavailable
 from sandbox.languages import toolchains
 from sandbox.native import NativeRunner
 from sandbox.pool import open_runner
+from sandbox.slots import CANARY
 from sandbox.types import MIB, ExecutionRequest, ExecutionResult, Limits, Status
 
 LIMITS = Limits(cpu_time_s=1, wall_time_s=10, memory_bytes=128 * MIB, output_bytes=MIB)
@@ -27,6 +28,14 @@ def run(
     if language not in toolchains():
         pytest.skip(f"no {language} on this host")
     return runner.execute(ExecutionRequest(source, language, stdin, limits))
+
+
+def test_a_known_good_program_runs_beside_every_language(runner: NativeRunner) -> None:
+    """It decides whose fault it is when a warm process dies under a program twice."""
+    run(runner, "bash", "echo 1")
+    [slots] = runner._slots.values()
+    with slots.lend() as [process], process.launch(CANARY) as running:
+        assert running.wait().stdout == b"canary\n"
 
 
 DOUBLE = {
