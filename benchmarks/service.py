@@ -294,6 +294,8 @@ def main() -> None:
         bodies = Path(path).read_bytes().split(b"\n")
         asyncio.run(generate(url, bodies, float(seconds), int(connections)))
         return
+    if unknown := set(sys.argv[1:]) - PARTS.keys():
+        sys.exit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plugin = install_plugin(folder)
