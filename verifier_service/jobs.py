@@ -93,6 +93,8 @@ class Jobs:
             batch = self._batches.get(job_id)
             if batch is None and not is_new:
                 batch = await self._join(job_id, singles)
+            if batch is not None and batch.singles is None:
+                batch.singles = singles  # until now this process only watched it
             if batch is None or batch.cancelled:
                 await self._store.uncancel(job_id)
                 batch = await self._begin(job_id, asked, singles)

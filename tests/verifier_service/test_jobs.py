@@ -1,12 +1,14 @@
 """Idempotency, deadlines, cancelling, dedup: what the queue promises about one batch."""
 
 import json
+import signal
 import threading
 import time
 from pathlib import Path
 
 import httpx
 import pytest
+import redis
 
 from tests.verifier_service.service_process import ServiceProcess, echo_item, running_service
 from verifier_service.schemas import JobState, ScoreResponse
@@ -153,6 +155,25 @@ def test_a_job_cancelled_through_another_process_is_not_enqueued_again(
         time.sleep(2.5)  # twice as long as a process takes to look after what Redis lost
         assert len(judged(tmp_path / "log")) <= 2
         assert http.get(f"/v1/jobs/{job_id}").json()["status"] == "cancelled"
+
+
+def test_a_request_joins_a_job_that_its_process_only_watched_and_brings_what_redis_loses(
+    service: ServiceProcess, http: httpx.Client, tmp_path: Path, plugin: Path
+) -> None:
+    (redis_socket,) = service.log.parent.glob("verifier-*/redis.sock")
+    body = {"request_id": str(tmp_path), "items": [echo_item("sleep 3 x", want="sleep 3 x", kind="echo_code")]}
+    with running_service(tmp_path / "other", plugin, "--redis-url", f"unix://{redis_socket}") as other:
+        job_id = httpx.post(f"{other.url}/v1/jobs", json=body).json()["job_id"]
+        other.stop(signal.SIGKILL)
+    assert http.get(f"/v1/jobs/{job_id}").status_code == 200
+    answers: list[httpx.Response] = []
+    thread = threading.Thread(target=lambda: answers.append(http.post(SCORE, json=body, timeout=120)))
+    thread.start()
+    time.sleep(0.5)
+    with redis.Redis(unix_socket_path=str(redis_socket)) as connection:
+        connection.delete(*connection.keys(f"*{job_id}*"))
+    thread.join()
+    assert verdicts(answers[0]) == [("correct", "equal")]
 
 
 @pytest.mark.parametrize("request_id", [None, "gone"])
