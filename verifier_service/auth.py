@@ -2,11 +2,14 @@
 
 import hashlib
 import hmac
+import logging
 import time
 from pathlib import Path
 
 from verifier_service.problems import Refusal
 from verifier_service.settings import Settings
+
+log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
 ANONYMOUS = "anonymous"
@@ -47,6 +50,7 @@ class Keys:
                 lines = [line.strip() for line in self._file.read_text().splitlines()]
                 self._from_file = [line for line in lines if line and not line.startswith("#")]
                 self._read_mtime = mtime
-        except OSError:
+        except (OSError, UnicodeDecodeError) as error:
             # A key file in the middle of being replaced: the keys read last stay good until it is back.
+            log.warning("%s cannot be read: %s", self._file, error)
             self._read_mtime = None

@@ -25,6 +25,9 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise Refusal(415, "not-json", "the body must be `application/json`")
+    coding = request.headers.get("content-encoding", "identity")
+    if coding != "identity":
+        raise Refusal(415, "not-json", f"the body must be sent as it is, not as {coding}")
     limit = settings.max_body_bytes
     too_large = Refusal(413, "body-too-large", f"the body is larger than {limit} bytes")
     declared = request.headers.get("content-length", "0")

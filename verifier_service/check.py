@@ -68,7 +68,7 @@ def check_line(number: int, line: bytes, tools: Tools) -> Checked:
         return Checked((Fault(number, row_id, f"task.{'.'.join(map(str, first['loc']))}: {first['msg']}"),))
     except TaskRefused as error:
         return Checked((Fault(number, row_id, f"task.{error.field}: {error.message}"),))
-    except (GradingError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (GradingError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return Checked((Fault(number, row_id, f"no task: {type(error).__name__}: {error}"),))
     try:
         messages = [*_given_back(verifier, task, oracle, given, tools), *_faults(verifier, task, oracle, tools)]

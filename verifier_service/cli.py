@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import os
 import shutil
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
@@ -24,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         # `| head` has seen enough. What is buffered must go somewhere when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        fail(os.strerror(errno.ENOSPC))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -156,9 +162,11 @@ def _check_writable(out: Path | None) -> None:
 
 
 def _url(text: str) -> str:
-    if not text.startswith(("http://", "https://")):
-        raise argparse.ArgumentTypeError(f"{text} does not start with http:// or https://")
-    return text
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(text)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return text
+    raise argparse.ArgumentTypeError(f"{text} is no http:// or https:// address")
 
 
 def _positive(text: str) -> int:

@@ -304,7 +304,10 @@ async def _join_trace_async(request: httpx.Request) -> None:
 
 def _headers(api_key: str | None) -> dict[str, str]:
     headers = {"Content-Type": "application/json"}
-    return headers | {"Authorization": f"Bearer {api_key}"} if api_key else headers
+    key = (api_key or "").strip()  # a key that was read from a file ends with a line feed
+    if not (key.isascii() and key.isprintable()):
+        raise ServiceError("the API key is not printable ASCII")
+    return headers | {"Authorization": f"Bearer {key}"} if key else headers
 
 
 def _timeout(read_s: float) -> httpx.Timeout:

@@ -41,6 +41,8 @@ def _sampled(arguments: argparse.Namespace, refused: list[str]) -> Iterator[Samp
         if arguments.source is None:
             raise CommandRefused(f"{arguments.kind} is read from a file: give --from FILE")
         return converters.converted(arguments.kind, arguments.source, arguments.count, refused)
+    if arguments.kind == "logic" and arguments.dataset is None:
+        raise CommandRefused("logic needs --dataset NAME")
     dataset = arguments.dataset if arguments.kind == "logic" else arguments.kind
     if dataset not in puzzles.dataset_names():
         known = ", ".join(["logic --dataset NAME", *converters.CONVERTERS])

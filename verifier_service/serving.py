@@ -35,13 +35,16 @@ class PartDied(Exception):
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C. Raises `ServeRefused`, `CannotListen`, `PartDied`, `embedded.NoRedis`."""
+    if settings.api_keys_file is not None:
+        try:
+            settings.api_keys_file.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ServeRefused(f"api_keys_file: {settings.api_keys_file} cannot be read: {error}") from error
     if not (Keys(settings).required or settings.allow_anonymous or is_loopback(settings.host)):
         raise ServeRefused(
             f"no API key is configured: give --api-keys-file, or bind to 127.0.0.1 instead of {settings.host}, "
             "or say --allow-anonymous"
         )
-    if settings.api_keys_file is not None and not settings.api_keys_file.is_file():
-        raise ServeRefused(f"api_keys_file: there is no file {settings.api_keys_file}")
     # The server re-raises the signal that ended it; as an exception it lets everything below be taken down in order.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _exit)

@@ -1,5 +1,6 @@
 """The HTTP contract against a real embedded service: shapes, status codes, problem documents, text of any kind."""
 
+import gzip
 import json
 import re
 from typing import Any
@@ -125,6 +126,11 @@ def test_nothing_of_a_refused_batch_is_graded(http: httpx.Client, tmp_path: Any)
 def test_not_json_is_415(http: httpx.Client) -> None:
     problem(http.post(SCORE, content=b"{}", headers={"Content-Type": "text/plain"}), 415)
     problem(http.post(SCORE, content=b"{}"), 415)
+
+
+def test_a_compressed_body_is_415(http: httpx.Client) -> None:
+    answer = post_raw(http, gzip.compress(b"{}"), **{"Content-Encoding": "gzip"})
+    assert "gzip" in problem(answer, 415).detail
 
 
 def test_unknown_routes_and_methods_are_problems(http: httpx.Client) -> None:

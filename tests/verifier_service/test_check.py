@@ -175,6 +175,15 @@ def test_broken_rows_are_listed_and_fail_the_command(tmp_path: Path) -> None:
     ]
 
 
+def test_logic_without_a_data_set_says_what_is_missing() -> None:
+    assert run("sample", "logic").stderr == "verifier: logic needs --dataset NAME\n"
+
+
+def test_a_row_that_is_nested_too_deep_is_broken(tools: WorkerTools) -> None:
+    (fault,) = check_line(1, b"[" * 100_000, tools).faults
+    assert "RecursionError" in fault.message
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -136,12 +136,33 @@ def test_a_reader_that_has_seen_enough_ends_the_writing(plugin: Path) -> None:
     assert done.stderr == ""
 
 
-def test_an_address_that_is_no_url_is_refused_at_once(plugin: Path, items_file: Path) -> None:
+@pytest.mark.parametrize("url", ["localhost:8000", "http://", "http://host:port"])
+def test_an_address_that_is_no_url_is_refused_at_once(plugin: Path, items_file: Path, url: str) -> None:
     started = time.monotonic()
-    done = verifier(plugin, "score", items_file, "--url", "localhost:8000")
+    done = verifier(plugin, "score", items_file, "--url", url)
     assert done.returncode == 2
-    assert "localhost:8000 does not start with http" in done.stderr.splitlines()[-1]
+    assert f"{url} is no http:// or https:// address" in done.stderr.splitlines()[-1]
     assert time.monotonic() - started < 20
+
+
+def test_a_key_that_no_header_can_carry_is_one_line(plugin: Path, items_file: Path) -> None:
+    done = verifier(plugin, "score", items_file, "--url", "http://127.0.0.1:1", "--api-key", "ключ")
+    assert done.returncode == 1
+    assert done.stderr == "verifier: the API key is not printable ASCII\n"
+
+
+def test_a_full_disk_is_one_line(plugin: Path, service: ServiceProcess, items_file: Path) -> None:
+    done = verifier(plugin, "score", items_file, "--url", service.url, "-o", "/dev/full")
+    assert done.returncode == 1
+    assert done.stderr == "verifier: No space left on device\n"
+
+
+def test_a_key_file_that_is_no_text_is_one_line(plugin: Path, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_bytes(b"\xff\xfe")
+    done = verifier(plugin, "serve", "--port", 0, "--api-keys-file", tmp_path / "keys")
+    assert done.returncode == 2
+    assert done.stderr.startswith("verifier: api_keys_file: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_task_that_cannot_be_graded_is_exit_1(plugin: Path, service: ServiceProcess, tmp_path: Path) -> None:

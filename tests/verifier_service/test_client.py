@@ -128,6 +128,13 @@ def test_the_key_is_sent() -> None:
     assert script.requests[0].headers["authorization"] == "Bearer secret"
 
 
+def test_the_line_feed_after_a_key_that_was_read_from_a_file_is_not_sent() -> None:
+    script = Script(httpx.Response(200, json=ANSWER))
+    with Client("http://service", api_key="k1\n", transport=httpx.MockTransport(script)) as client:
+        client.score([ITEM])
+    assert script.requests[0].headers["authorization"] == "Bearer k1"
+
+
 def test_batches_never_cut_an_item() -> None:
     items = [Item(task={"kind": "x"}, completions=["c"] * count) for count in (3, 3, 9, 1, 1)]
     assert [[len(item.completions) for item in batch] for batch in split_batches(items, 6)] == [[3, 3], [9], [1, 1]]

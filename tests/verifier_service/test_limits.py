@@ -102,6 +102,15 @@ def test_keys_are_rotated_without_a_restart(limited: ServiceProcess, keys_file: 
     assert httpx.get(limited.url + "/v1/status", headers=headers).status_code == 401
 
 
+def test_a_key_file_that_is_no_text_leaves_the_keys_read_last(limited: ServiceProcess, keys_file: Path) -> None:
+    before = keys_file.read_text()
+    keys_file.write_bytes(before.encode() + b"\xff\xfe\n")
+    time.sleep(1.1)
+    status = httpx.get(limited.url + "/v1/status", headers={"Authorization": "Bearer bob-key"}).status_code
+    keys_file.write_text(before)
+    assert status == 200
+
+
 def test_jobs_and_request_ids_belong_to_their_key(limited: ServiceProcess, alice: httpx.Client) -> None:
     job_id = alice.post("/v1/jobs", json={"items": [echo_item("sleep 0.5")]}).json()["job_id"]
     bob = {"Authorization": "Bearer bob-key"}
