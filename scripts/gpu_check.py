@@ -149,9 +149,10 @@ class Watching(Progress):
 
 
 def demo_run(folder: Path, device: torch.device, num_steps: int, **settings: Any) -> Watching:
-    """The demo's config without its validation, rewards graded here."""
+    """The demo's config without its validation, the reference in host memory, rewards graded here."""
     source = tomllib.loads((ROOT / "configs" / "demo.toml").read_text())
     del source["validation"]
+    source["model"]["offload_reference"] = True
     source |= {"run_dir": str(folder), "num_steps": num_steps} | settings
     watching = Watching(device)
     train(RunConfig.from_dict(source), LocalClient(exact), lambda _: spell_items(), watching)

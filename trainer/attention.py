@@ -79,12 +79,17 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
     """query [1, heads, T, head_dim]; key, value [1, kv_heads, T, head_dim] -> [1, T, heads, head_dim].
 
-    Raises ValueError for a sliding window shorter than a sequence, which this kernel does not know.
+    Raises ValueError for what no kernel here knows: a sliding window shorter than a sequence, capped scores
+    (`softcap`), attention sinks (`s_aux`).
     """
+    if softcap is not None or s_aux is not None:
+        raise ValueError(f"packed attention has no {'softcap' if softcap is not None else 'sinks'}")
     if sliding_window is not None and sliding_window < layout.longest:
         raise ValueError(
             f"packed attention has no sliding window ({sliding_window} < sequence of {layout.longest} tokens)"

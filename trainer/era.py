@@ -13,10 +13,13 @@ from trainer.weight_sync import largest_difference
 
 
 def apply_if_due(run: Run, config: RunConfig) -> Cause | None:
-    """Reset after the step that was just done, if anything asks for it; returns the cause. `config` is the step's."""
+    """Reset after the step done last, if anything asks for it; returns the cause. `config` is the step's.
+
+    Also when a run is opened again: after its last step it did not reset, and now there may be more steps.
+    """
     step = run.state.step
-    if step >= run.config.num_steps:
-        return None  # a reset nothing would follow
+    if step >= run.config.num_steps or step == run.state.triggers.era_start_step:
+        return None  # a reset nothing would follow, or nothing came before
     stage_begins = any(s.with_reset and s.from_step == step + 1 for s in run.config.stages)
     file_waits = run.ranks.on_main(lambda: reset_file_waits(run))
     cause = Cause.STAGE if stage_begins else due(run.state.triggers, step, file_waits, config.reset)

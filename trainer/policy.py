@@ -26,6 +26,8 @@ class Policy(torch.nn.Module):
     """Over which the parameters are split; gradients become means over them."""
     compute_dtype: torch.dtype | None = None
     """None: that of the weights."""
+    compute_device: torch.device | None = None
+    """None: where the weights are; others may be kept in host memory."""
 
     def __init__(self, model: PreTrainedModel, temperature: float) -> None:
         super().__init__()
@@ -35,7 +37,7 @@ class Policy(torch.nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return torch.device(self.model.device)
+        return self.compute_device or torch.device(self.model.device)
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor by its Hugging Face name, tied ones under each of their names, in the dtype of the computation.
@@ -78,7 +80,7 @@ def load_model(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {path}: {str(error).splitlines()[0]}") from error
-    _check_head(model)
+    _check_forward(model)
     return model
 
 
@@ -96,11 +98,26 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
 
 
 @torch.no_grad()
-def _check_head(model: PreTrainedModel) -> None:
-    """The head is applied by us, chunk by chunk; refuse models that do more than a matrix product there."""
+def _check_forward(model: PreTrainedModel) -> None:
+    """Attention and head are ours: refuse models that do something else there, or mix the tokens of a row elsewhere."""
     head = model.get_output_embeddings()
     ids = torch.arange(4, device=model.device)[None]
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     expected = model(input_ids=ids, use_cache=False).logits
     if getattr(head, "bias", None) is not None or not torch.allclose(hidden @ head.weight.T, expected, atol=1e-2):
         raise ConfigError(f"{model.config.model_type}: logits are not hidden states times the output embedding")
+    own_attention = model.config._attn_implementation
+    model.set_attn_implementation("packed")
+    try:
+        packed = model.base_model(
+            input_ids=ids.repeat(1, 2),
+            position_ids=torch.arange(4, device=ids.device).repeat(1, 2),
+            use_cache=False,
+            layout=lay_out((4, 4), ids.device),
+        ).last_hidden_state
+    except ValueError as error:
+        raise ConfigError(f"{model.config.model_type}: {error}") from error
+    model.set_attn_implementation(own_attention)
+    # Kernels round each in their own way, in bfloat16 by percents; what leaks out of another sequence is far more.
+    if float((packed[:, 4:] - hidden).abs().max()) > 0.1 * float(hidden.abs().max()):
+        raise ConfigError(f"{model.config.model_type}: a packed sequence does not give what the sequence alone gives")

@@ -86,7 +86,10 @@ class Collector:
         else:
             collection.rounds()
         for group in collection.refill.decided:
-            self.prompts.record(group.prompt.id, all(r.reward == 1.0 for r in group.rollouts))
+            rewards = [rollout.reward for rollout in group.rollouts]
+            if (solved := set(rewards) <= {1.0, None}) and None in rewards:
+                continue  # nobody knows
+            self.prompts.record(group.prompt.id, solved)
         self.under_way = {scoring.group.index: scoring for scoring in collection.sent}
         carry = in_prompt_order([*collection.refill.ahead, *(scoring.group for scoring in collection.sent)])
         return Collected(

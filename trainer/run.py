@@ -118,8 +118,13 @@ class Run:
         check_fingerprint(checkpoint.fingerprint, self.fingerprint(), self.sync_tolerance)
 
     def stage_config(self, step: int) -> RunConfig:
-        """The config of a step; where a stage begins with it the ledger gets a line."""
-        now = self.config.at(step, self.state.era)
+        """The config of a step; where a stage begins with it the ledger gets a line.
+
+        Samples of one temperature are not trained on at another.
+        """
+        before, now = (self.config.at(s, self.state.era) for s in (step - 1, step))
+        if before.sampling.temperature != now.sampling.temperature:
+            self.state = replace(self.state, carry=())
         for stage in self.config.stages:
             if stage.from_step == step or (
                 stage.from_era == self.state.era and self.state.triggers.era_start_step == step - 1

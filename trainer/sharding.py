@@ -43,7 +43,7 @@ def shard(policy: Policy, ranks: Ranks, compute_dtype: torch.dtype, offload: boo
     for layer in decoder_layers(policy.model):
         fully_shard(layer, **options)
     fully_shard(policy, **options)
-    policy.num_ranks, policy.compute_dtype = ranks.size, compute_dtype
+    policy.num_ranks, policy.compute_dtype, policy.compute_device = ranks.size, compute_dtype, ranks.device
 
 
 def sync_gradients(policy: Policy, wanted: bool) -> None:

@@ -38,6 +38,7 @@ def train_on(ranks: Ranks, config: RunConfig, client: RewardClient, sample: Samp
     try:
         if not ranks.on_main(run.checkpoints.steps):
             begin(run)
+        apply_if_due(run, config.at(run.state.step, run.state.era))
         if ranks.is_main:
             progress.begin(run.state, config)
         while run.state.step < config.num_steps:

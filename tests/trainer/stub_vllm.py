@@ -80,6 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
         ids = [token, 1]
         choice = {
             "token_ids": ids,
+            "finish_reason": "stop",
             "logprobs": {"content": [{"token_id": i, "logprob": -0.5} for i in ids]},
             "weight_versions": [{"version": self.server.weights, "start": 0, "end": 2}],
         }

@@ -108,6 +108,18 @@ def test_a_stage_can_begin_with_a_reset(tmp_path: Path) -> None:
     assert [line["completion_tokens_max"] for line in metrics_of(tmp_path)] == [6, 6, 3, 3]
 
 
+def test_a_run_prolonged_at_the_edge_of_a_stage_makes_up_for_its_reset(tmp_path: Path) -> None:
+    """The first part had no step to reset for. Opened a third time it does not reset again."""
+    stage = {"name": "longer", "from_step": 3, "with_reset": True, "set": {"sampling.max_tokens": 3}}
+    train_quietly(run_config(tmp_path, num_steps=2, stages=[stage]))
+    assert [e.event for e in read_ledger(tmp_path)] == ["start", "finish"]
+    for num_steps in (3, 4):
+        run = train_quietly(run_config(tmp_path, num_steps=num_steps, stages=[stage]))
+    assert [(e.step, e.cause) for e in read_ledger(tmp_path) if e.event == "reset"] == [(2, "stage")]
+    assert run.state.era == 1
+    assert [line["era"] for line in metrics_of(tmp_path)] == [0, 0, 1, 1]
+
+
 def test_a_reset_that_does_not_take_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copies = []
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, Gemma2Config, Lfm2Config, PretrainedConfig
 
 from tests.trainer.tiny import tiny_model
 from trainer import head
@@ -10,6 +11,16 @@ from trainer.batch import pack
 from trainer.errors import ConfigError
 from trainer.policy import Policy, load_model
 from trainer.types import TrainingSample
+
+SMALL = {
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.3,
+}
 
 
 def sample(prompt: list[int], completion: list[int]) -> TrainingSample:
@@ -48,7 +59,21 @@ def test_a_model_that_does_more_at_its_head_is_refused(tmp_path: object) -> None
     model = tiny_model()
     model.lm_head.forward = lambda hidden: 2 * (hidden @ model.lm_head.weight.T)  # type: ignore[method-assign]
     with pytest.raises(ConfigError, match="output embedding"):
-        policy_module._check_head(model)
+        policy_module._check_forward(model)
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        (Gemma2Config(**SMALL, head_dim=8, attn_logit_softcapping=50.0, final_logit_softcapping=None), "softcap"),
+        (Lfm2Config(**SMALL, layer_types=["conv", "full_attention"]), "sequence alone"),
+    ],
+    ids=["capped scores", "convolution over the row"],
+)
+def test_a_model_that_we_would_compute_wrongly_is_refused(config: PretrainedConfig, why: str) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(ConfigError, match=why):
+        policy_module._check_forward(AutoModelForCausalLM.from_config(config))
 
 
 def test_a_model_that_is_not_there_is_a_config_error(tmp_path: object) -> None:

@@ -152,6 +152,22 @@ def test_surplus_is_carried_without_waiting_and_sent_once() -> None:
     assert indices == list(range(len(indices))), "every group is decided once, in order"
 
 
+def test_a_group_with_unknown_rewards_neither_solves_its_prompt_nor_undoes_it() -> None:
+    """Else an hour without graders would wake every prompt that is about to retire."""
+
+    def solved_after(*verdicts: float | None) -> int:
+        one = config(prompts_per_step=1, group_size=2, filter__max_rounds=1, reward__max_error_frac=1.0)
+        rewards = list(verdicts)
+        making = collector(FakeService(lambda item, completion: rewards.pop(0)), one)
+        making.prompts.state.solved = {prompt.id: 3 for prompt in PROMPTS}
+        [group] = making.collect(1, RunState(), one).refill.decided
+        return making.prompts.state.solved.get(group.prompt.id, 0)
+
+    assert solved_after(1.0, 1.0) == 4
+    assert solved_after(1.0, None) == solved_after(None, None) == 3
+    assert solved_after(None, 0.0) == solved_after(1.0, 0.0) == 0
+
+
 def test_without_carry_the_surplus_is_dropped() -> None:
     results = steps(FakeService(judge), config(filter__oversample=2.0, filter__max_carry_steps=0))
     assert [(result.carry, result.refill.num_carried) for result in results] == [((), 0)] * 4

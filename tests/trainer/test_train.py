@@ -117,6 +117,14 @@ def test_a_stage_may_change_the_temperature(tmp_path: Path) -> None:
     assert lines[1]["entropy"] < lines[0]["entropy"] / 2
 
 
+def test_nothing_is_carried_to_another_temperature(tmp_path: Path) -> None:
+    stages = [{"name": "cool", "from_step": 3, "set": {"sampling.temperature": 0.5}}]
+    train_quietly(run_config(tmp_path, stages=stages, filter__oversample=2.0, guard__logprob_mismatch_kl={}))
+    carried = [line["num_carried"] for line in metrics_of(tmp_path)]
+    assert carried[1] > 0, "otherwise this shows nothing"
+    assert carried[2] == 0
+
+
 def test_a_finished_run_is_left_alone_and_can_be_prolonged(tmp_path: Path) -> None:
     train_quietly(run_config(tmp_path, num_steps=2))
     before = policy_hash(tmp_path, 2)

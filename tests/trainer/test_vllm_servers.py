@@ -172,6 +172,27 @@ def test_answers_of_weights_given_earlier_are_asked_again_of_the_same_server(
     assert len(seeds) == len(set(seeds)) + 2
 
 
+def test_a_completion_that_the_server_cut_short_is_asked_again(
+    engine: VllmHttpEngine, stubs: list[StubVllm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is told to end answers what it has so far; it would pass for one that ran into the limit."""
+    cut, true = ["abort", "abort"], _completion(stubs[0])
+
+    def ending(handler: Any, body: Any) -> Any:
+        answer = true(handler, body)
+        if cut and "seed" in body["sampling_params"]:
+            choice = answer["choices"][0]
+            choice["finish_reason"], choice["token_ids"] = cut.pop(), choice["token_ids"][:1]
+            del choice["logprobs"]["content"][1:]
+        return answer
+
+    monkeypatch.setattr(stubs[0].RequestHandlerClass, "_completion", ending)
+    groups = rolled(engine)
+    assert cut == []
+    assert tokens(groups) == EXPECTED
+    assert not any(rollout.truncated for group in groups for rollout in group.rollouts)
+
+
 def _completion(stub: StubVllm) -> Any:
     return stub.RequestHandlerClass._completion  # type: ignore[attr-defined]
 

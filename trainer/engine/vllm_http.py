@@ -95,11 +95,14 @@ class VllmHttpEngine:
                     yield group
 
     def _read(self, choice: dict[str, Any]) -> Rollout | None:
-        """None where some token is of weights given earlier. Raises StrangeWeights where it is of others."""
+        """None, to ask again, where tokens are of weights given earlier or the server cut the completion short.
+
+        Raises StrangeWeights where tokens are of others.
+        """
         names = {span["version"] for span in choice["weight_versions"]}
         if not names <= self._given:
             raise StrangeWeights
-        if names != {self._name}:
+        if names != {self._name} or choice["finish_reason"] not in ("stop", "length"):
             return None
         logprobs = [token["logprob"] for token in choice["logprobs"]["content"]]
         return self._reader.rollout(choice["token_ids"], logprobs, self._policy_version)
