@@ -37,8 +37,15 @@ _PREDICATES = frozenset(
 _SEARCHES = frozenset(("count", "index", "find", "rindex", "rfind"))
 _SEARCHES |= {"union", "intersection", "difference", "symmetric_difference"}
 
-_IDENTITY = "is"
-"""A name that no test can use."""
+_IDENTITY, _KIND = "is", "class"
+"""Names that no test can use."""
+
+# Written as generators, where a StopIteration that the program raises is a RuntimeError (PEP 479); through the built-in
+# ones it would end the test's loop before the first comparison.
+_LAZY: dict[str, Any] = {
+    "map": lambda function, *iterables: (function(*items) for items in zip(*iterables)),  # noqa: B905 - as `map` does
+    "filter": lambda function, items: (item for item in items if (function or bool)(item)),
+}
 _SCALING = frozenset(
     prefix + name for prefix in ("", "r", "i") for name in ("add", "mul", "truediv", "floordiv", "pow", "matmul")
 )
@@ -150,6 +157,10 @@ class TestSide(Peer):
         """The one stand-in of an object, for `is`."""
         return self._theirs[value._handle] if type(value) is Proxy else value
 
+    def class_of(self, value: Any) -> Any:
+        """For `type(x)`, which does not ask an object's `__class__`."""
+        return value.__class__ if type(value) is Proxy else type(value)
+
     def equal(self, proxy: Proxy, other: Proxy) -> bool:
         # What equals a text that was made up just now equals everything, and proves nothing.
         return super().equal(proxy, other) and not any(self._equals_all(side) for side in (proxy, other))
@@ -227,8 +238,8 @@ def run_test() -> None:
 def _run(tree: ast.Module, names: dict[str, Any], peer: TestSide) -> dict[str, Any]:
     main = ModuleType("__main__")
     sys.modules["__main__"] = main
-    main.__dict__.update({**names, _IDENTITY: peer.identity})
-    _compare_identities(tree)
+    main.__dict__.update({**_LAZY, **names, _IDENTITY: peer.identity, _KIND: peer.class_of})
+    _look_behind_stand_ins(tree)
     try:
         exec(compile(tree, "<test>", "exec", dont_inherit=True), main.__dict__)  # noqa: S102 - that is the purpose
     except SystemExit as stop:
@@ -239,14 +250,16 @@ def _run(tree: ast.Module, names: dict[str, Any], peer: TestSide) -> dict[str, A
     return {"passed": True}
 
 
-def _compare_identities(tree: ast.Module) -> None:
-    """`a is b` becomes a comparison of the one stand-in that each object has."""
+def _look_behind_stand_ins(tree: ast.Module) -> None:
+    """`a is b` becomes a comparison of the one stand-in that each object has, `type(a)` the class of the object."""
 
     def one(operand: ast.expr) -> ast.expr:
         function = ast.copy_location(ast.Name(_IDENTITY, ast.Load()), operand)
         return ast.copy_location(ast.Call(function, [operand], []), operand)
 
     for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "type":
+            node.func.id = _KIND if len(node.args) == 1 and not node.keywords else node.func.id
         if isinstance(node, ast.Compare) and all(isinstance(operator, (ast.Is, ast.IsNot)) for operator in node.ops):
             node.left, node.comparators = one(node.left), [one(operand) for operand in node.comparators]
 

@@ -25,6 +25,9 @@ _SETS_ASIDE = re.compile(
 _OTHER_LETTER = re.compile(r"(?<![\w'.])[\[(]?(?![AI] [a-z])(?P<letter>[A-Z])(?:[\])]|(?![\w'\]]))")
 
 
+# "B, c" and "(b) (c)": nothing but letters. "C) g" is a letter and its option's text.
+_ONLY_LETTERS = re.compile(r"(?:\s*(?:[,;/&|+]|\b(?:and|or)\b)\s*\(?[A-Za-z]\)?|\s*\([A-Za-z]\))+\W*")
+
 SEVERAL = "several"
 """What is chosen by an answer that names more than one option."""
 
@@ -47,10 +50,13 @@ def chosen(answer: str, options: Sequence[str] | None) -> str | None:
     known = letters(len(options) if options else None)
     letter = named["letter"].upper()
     rest = named["rest"]
-    if letter not in known or (named["letter"].islower() and re.match(r" ?[^\W\d_]", rest)):
+    bare = plain[named.end("letter") :][:1] not in ("", ")", "]")
+    if letter not in known or (bare and named["letter"].islower() and re.match(r" ?[^\W\d_]", rest)):
         return None
     said = _EXPLAINS.split(rest, maxsplit=1)[0]
     others = {match["letter"] for match in _OTHER_LETTER.finditer(said)}
+    if _ONLY_LETTERS.fullmatch(said):
+        others |= {letter.upper() for letter in re.findall(r"\b[A-Za-z]\b", said)}
     following = _NEXT_LETTER.match(rest)
     if following and not _SETS_ASIDE.search(following["between"]):
         others.add(following["letter"])

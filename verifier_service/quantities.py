@@ -28,13 +28,17 @@ def registry() -> "pint.UnitRegistry[Any]":
 
 
 def same_label(one: str, other: str) -> bool:
-    """The same unit in the same words: "\\text{ apples}" and "apple"."""
-    return _label(one) == _label(other)
+    """The same unit in the same words: "\\text{ apples}" and "apple"; not "mW" and "MW"."""
+    labels = _label(one), _label(other)
+    if labels[0] == labels[1] or labels[0].lower() != labels[1].lower():
+        return labels[0] == labels[1]
+    units = parse_unit(one), parse_unit(other)
+    return None in units or units[0] == units[1]
 
 
 @lru_cache(maxsize=2048)
 def _label(text: str) -> str:
-    words = re.findall(r"[^\W\d_]+|\d+|[/^-]", _plain(text).lower())
+    words = re.findall(r"[^\W\d_]+|\d+|[/^-]", _plain(text))
     return " ".join(word.removesuffix("s") if len(word) > 3 else word for word in words)
 
 

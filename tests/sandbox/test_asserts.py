@@ -98,6 +98,16 @@ assert v.x==10
 assert v.__class__.__name__=='Vec' and v.__dict__=={'x':10,'y':6}
 assert len({Vec(1,1),Vec(1,1)})==1
 """,
+    "the class of an instance": """\
+assert type(Vec(1,2)) is Vec and type(Vec(1,2)) == Vec and type(Vec(1,2)) != Bag
+assert type(Vec(1,2)).__name__ == 'Vec' and type(type(Vec(1,2))) is not Vec
+assert type(add(1,2)) is int and type('Own', (), {}).__name__ == 'Own'
+""",
+    "map and filter": """\
+assert list(map(add,[1,2],[3,4,5]))==[4,6]
+assert list(filter(lambda x: add(x,-1), [1,2]))==[2] and list(filter(None,[0,1]))==[1]
+assert list(map(gen,[2]))[0] is not None
+""",
     "generators": """\
 assert list(gen(3))==[0,1,2]
 assert next(iter(gen(2)))==0

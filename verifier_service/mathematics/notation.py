@@ -75,6 +75,7 @@ _SUPERSCRIPTS = str.maketrans("⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "+-0123456789
 # What LaTeX commands become; a name that is not here stays as it is.
 _RENAMED: tuple[tuple[str, str], ...] = (
     ("left right bigl bigr Bigl Bigr biggl biggr big Big bigg Bigg displaystyle textstyle limits mathring", ""),
+    ("large Large LARGE huge", ""),
     ("mathbf boldsymbol bm mathit mathsf mathcal emph bf rm it", ""),
     ("quad qquad enspace thinspace space nobreakspace", " "),
     ("dfrac tfrac cfrac", r"\frac"),

@@ -42,10 +42,20 @@ def _plain(node: Node) -> Node:
     if node.op != "rel" or "~" not in str(node.value):
         return node
     operators = str(node.value).split(",")
+    if any(_are_far(*node.args[i : i + 2]) for i, operator in enumerate(operators) if operator == "~"):
+        return Node("rel", node.args, str(node.value).replace("~", "="))  # which does not hold
     cut = operators.index("~")
     if cut == 0 and _is_label(node.args[0]):
         return Node("rel", node.args[:2], "=")
     return Node("rel", node.args[: cut + 1], ",".join(operators[:cut])) if cut else node.args[0]
+
+
+def _are_far(left: Node, right: Node) -> bool:
+    """Two numbers of which none can be the other one rounded: "5 \\approx 6" says two things."""
+    one, other = value.real_number(left), value.real_number(right)
+    if one is None or other is None:
+        return False
+    return abs(one - other) > max(Fraction(1, 2), max(abs(one), abs(other)) / 20)
 
 
 def _listed(node: Node) -> tuple[Node, ...]:
