@@ -1,5 +1,6 @@
 """Units of measurement: pint, given nothing but a short unit text; numbers are ours."""
 
+import contextlib
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -61,11 +62,14 @@ def parse_unit(text: str) -> "pint.Unit | None":
     plain = _plain(text)
     if not plain or len(plain) > MAX_UNIT_CHARS or not _UNIT_TEXT.fullmatch(plain):
         return None
-    try:
-        return registry().parse_units(plain)
-    except (pint.errors.PintError, AttributeError, ValueError, TypeError, KeyError, SyntaxError):
-        return None
+    for spelling in dict.fromkeys((plain, _CAPITALISED.sub(lambda word: word.group().lower(), plain))):
+        with contextlib.suppress(pint.errors.PintError, AttributeError, ValueError, TypeError, KeyError, SyntaxError):
+            return registry().parse_units(spelling)
+    return None
 
+
+_CAPITALISED = re.compile(r"\b[A-Z][a-z]{3,}\b")
+"""Words ("Joules"); a short name with a capital may be another unit (Gyr)."""
 
 # Names with small exponents, multiplied and divided, brackets one deep: a power of a power would keep pint busy.
 _TERM = r"(?:1|[A-Za-zµ%_]{1,30}(?: ?(?:\^|\*\*) ?\(?[+-]?\d{1,2}\)?)?)"

@@ -75,7 +75,7 @@ _SUPERSCRIPTS = str.maketrans("⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "+-0123456789
 # What LaTeX commands become; a name that is not here stays as it is.
 _RENAMED: tuple[tuple[str, str], ...] = (
     ("left right bigl bigr Bigl Bigr biggl biggr big Big bigg Bigg displaystyle textstyle limits mathring", ""),
-    ("large Large LARGE huge", ""),
+    ("large Large LARGE huge checkmark blacksquare", ""),
     ("mathbf boldsymbol bm mathit mathsf mathcal emph bf rm it", ""),
     ("quad qquad enspace thinspace space nobreakspace", " "),
     ("dfrac tfrac cfrac", r"\frac"),
@@ -101,7 +101,7 @@ _RENAMED: tuple[tuple[str, str], ...] = (
     ("imath", "i"),
     ("langle", "("),
     ("rangle", ")"),
-    ("overline vec hat bar overrightarrow widehat", ""),
+    ("overline underline vec hat bar overrightarrow widehat", ""),
     ("sim simeq doteq", r"\approx"),
     ("varepsilon", r"\epsilon"),
     ("varphi", r"\phi"),
@@ -140,6 +140,7 @@ def _repeating(match: re.Match[str]) -> str:
     return rf"\frac{{{int(whole + start + period) - int((whole + start) or 0)}}}{{{nines}}}"
 
 
+_COLOUR = re.compile(r"\\(?:text)?color ?\{[A-Za-z]{1,20}\}")
 _MODULUS = re.compile(r"\( ?\\?mod ?\{? ?(\w{1,20}) ?\}? ?\)")
 _NEARLY = re.compile(
     r"^(?:\\text ?\{ ?)?(?:approximately|approx\.?|about|roughly|around|nearly) ?(?:\} ?)?(?=[-\d$\\])", re.I
@@ -165,6 +166,8 @@ def canonical(text: str) -> str:
         if "\\\\" in text and r"\begin" not in text:
             text = _DOUBLED.sub(r"\\", text)
         text = _LATEX.sub(_latex, _REPEATING.sub(_repeating, text))
+    if "color" in text:
+        text = _COLOUR.sub("", text)
     if "mod" in text:
         text = _MODULUS.sub(r" \\mod \1", text)
     if "  " in text:
