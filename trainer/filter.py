@@ -59,16 +59,12 @@ class Refill:
     num_asked: int = 0
     """Groups asked for in this step, or carried into it."""
     num_carried: int = 0
-    num_stale: int = 0
-    """Carried groups dropped for their age."""
     decided: tuple[RolloutGroup, ...] = ()
     """In prompt order, kept or not; what comes behind a full step is decided in the next one."""
     accepted: tuple[RolloutGroup, ...] = ()
     """Those of the decided ones to train on, at most `num_wanted`."""
     ahead: tuple[RolloutGroup, ...] = ()
     """Judged, but not yet their turn."""
-    num_zero_spread: int = 0
-    num_too_few_known: int = 0
 
     @property
     def is_full(self) -> bool:
@@ -112,7 +108,6 @@ def start_refill(
         next_index=fresh[0].index if fresh else num_drawn,
         num_asked=len(fresh),
         num_carried=len(fresh),
-        num_stale=len(carry) - len(fresh),
     )
     return refill, fresh
 
@@ -136,14 +131,12 @@ def add(refill: Refill, group: RolloutGroup, config: FilterConfig) -> Refill:
     """The state with one more judged group; it and those that waited for it are decided as far as their turn comes."""
     refill = replace(refill, ahead=in_prompt_order([*refill.ahead, group]))
     while refill.ahead and refill.ahead[0].index == refill.next_index and not refill.is_full:
-        first, fate = refill.ahead[0], group_fate(refill.ahead[0], config)
+        first = refill.ahead[0]
         refill = replace(
             refill,
             next_index=refill.next_index + 1,
             decided=(*refill.decided, first),
-            accepted=(*refill.accepted, first) if fate is Fate.KEPT else refill.accepted,
+            accepted=(*refill.accepted, first) if group_fate(first, config) is Fate.KEPT else refill.accepted,
             ahead=refill.ahead[1:],
-            num_zero_spread=refill.num_zero_spread + (fate is Fate.ZERO_SPREAD),
-            num_too_few_known=refill.num_too_few_known + (fate is Fate.TOO_FEW_KNOWN),
         )
     return refill

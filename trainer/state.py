@@ -32,8 +32,6 @@ class RunState:
     """The last scores: `blend`, and one a set."""
     best: Validation | None = None
     """The best validation of the era whose checkpoint is kept."""
-    num_tokens: int = 0
-    """Completion tokens sampled for training."""
     verifier_versions: dict[str, str] = field(default_factory=dict)
 
 

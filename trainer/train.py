@@ -116,5 +116,4 @@ def advance(run: Run, step: int, collected: Collected, stats: UpdateStats, confi
         draws=run.collector.prompts.state,
         carry=collected.carry,
         triggers=triggers,
-        num_tokens=state.num_tokens + collected.num_tokens,
     )
