@@ -147,8 +147,9 @@ class Grader:
         return taken_s
 
     def _count_cpu(self) -> None:
-        counted_s = tree_cpu_s(self._pid)
-        self._unreported_cpu_s += max(0.0, counted_s - self._counted_cpu_s)
+        # Never less than before: a process that ends while the tree is read may be in neither sum.
+        counted_s = max(self._counted_cpu_s, tree_cpu_s(self._pid))
+        self._unreported_cpu_s += counted_s - self._counted_cpu_s
         self._counted_cpu_s = counted_s
 
     def kill(self) -> None:

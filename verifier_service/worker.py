@@ -158,6 +158,7 @@ class GradingWorker(SimpleWorker):
     def _take(self, chunk_id: str) -> GradingJob | None:
         """Claim a chunk that was just moved to this worker; None where there is nothing to grade."""
         if lanes.lane_of(chunk_id) != self._lane:
+            self.connection.lrem(lanes.held_key(self._lane), 1, chunk_id)
             return None
         lease_ms = int(self._settings.lease_s * 1000)
         claimed = self._claim(lanes.claim_keys(chunk_id), [chunk_id, self.name, lease_ms, RUN_TTL_S])

@@ -12,6 +12,7 @@ from rq.job import Callback
 from rq.serializers import JSONSerializer
 
 from tests.verifier_service.service_process import ServiceProcess, echo_item, running_service
+from verifier_service.grader import Grader
 from verifier_service.lanes import FUNCTION
 
 RECYCLE_CHUNKS = 5
@@ -59,6 +60,10 @@ def test_what_is_not_a_job_at_all_is_passed_over(small: ServiceProcess, redis: R
     redis.hset("rq:job:light-bad-0", mapping={"data": "no JSON", "status": "queued"})
     redis.rpush("rq:queue:light", "light-bad-0")
     assert judges(small)
+    deadline = time.monotonic() + 60
+    while redis.llen("rq:queue:light:intermediate"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_workers_are_replaced_after_their_share(small: ServiceProcess) -> None:
@@ -92,3 +97,11 @@ def test_a_worker_whose_grader_has_grown_is_replaced(small: ServiceProcess) -> N
     assert judges(small)
     assert {worker.pid for worker in small.workers} != before
     assert all(grader.memory_info().rss < 400 << 20 for grader in small.graders)
+
+
+def test_cpu_that_one_look_misses_is_not_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    grader = Grader(after_fork=lambda: None)
+    for seen_s in (10.0, 8.0, 11.0):
+        monkeypatch.setattr("verifier_service.grader.tree_cpu_s", lambda _pid, seen_s=seen_s: seen_s)
+        grader._count_cpu()
+    assert grader.take_cpu_s() == 11.0
