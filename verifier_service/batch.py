@@ -58,6 +58,8 @@ class Batch:
         """The completions one by one; None where this process did not receive them (it only watches)."""
         self.verdicts: list[bytes | None] = [None] * layout.total
         self.missing = layout.total
+        self.failed: list[int] = []
+        """Positions that this process gave up; Redis learns of them when the batch is kept."""
         self.cancelled = False
         self.dropped = False
         """Lost with Redis, or left by its client: this process no longer looks after it."""
@@ -94,6 +96,7 @@ class Batch:
             if self.verdicts[position] is None:
                 slot = next(s for s in self.layout.slots if s.start <= position < s.start + s.count)
                 verdict = cannot_judge(slot.kind, slot.version, reason)
+                self.failed.append(position)
                 self.fill([position], [verdict.model_dump_json().encode()])
 
     def drop(self) -> None:

@@ -16,7 +16,18 @@ from redis.exceptions import RedisError
 
 from verifier_service import lanes
 from verifier_service.batch import LAYOUT, Batch
-from verifier_service.chunks import Chunk, Costs, Header, Piece, decode_result, encode_body, join_chunk, take
+from verifier_service.chunks import (
+    Chunk,
+    Costs,
+    Header,
+    Piece,
+    ResultHeader,
+    decode_result,
+    encode_body,
+    encode_result,
+    join_chunk,
+    take,
+)
 from verifier_service.rq_job import put
 from verifier_service.schemas import ScoreRequest
 from verifier_service.settings import Settings
@@ -166,6 +177,10 @@ class BatchStore:
         ttl_s = self._settings.result_ttl_s
         with contextlib.suppress(RedisError):
             async with self._redis.pipeline(transaction=False) as pipe:
+                if batch.failed:
+                    header = ResultHeader("failed", batch.job_id, batch.failed)
+                    result = encode_result(header, [batch.verdicts[position] or b"" for position in batch.failed])
+                    pipe.hset(lanes.results_key(min(batch.layout.lanes), batch.job_id), "failed", result)
                 for lane in batch.layout.lanes:
                     pipe.expire(lanes.results_key(lane, batch.job_id), ttl_s)
                 pipe.expire(lanes.job_key(batch.job_id), ttl_s)

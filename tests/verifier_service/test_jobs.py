@@ -117,6 +117,22 @@ def test_the_deadline_ends_only_the_waiting_of_what_was_not_dispatched(http: htt
     assert list(found.values()) == [[("incorrect", "different")]] * 2
 
 
+def test_what_the_deadline_ended_answers_the_same_when_asked_again(http: httpx.Client, tmp_path: Path) -> None:
+    def keep_busy(number: int) -> None:
+        http.post(SCORE, json={"items": [echo_item(f"sleep 2 {tmp_path} {number}", kind="echo_code")]})
+
+    busy = [threading.Thread(target=keep_busy, args=(number,)) for number in range(2)]
+    for thread in busy:
+        thread.start()
+    time.sleep(0.3)
+    body = {"request_id": str(tmp_path), "deadline_s": 0.5, "items": [echo_item("waiting", kind="echo_code")]}
+    first = http.post(SCORE, json=body)
+    for thread in busy:
+        thread.join()
+    assert verdicts(first) == [("error", "deadline")]
+    assert http.post(SCORE, json=body).content == first.content
+
+
 def test_a_cancelled_job_stops_costing(http: httpx.Client, tmp_path: Path) -> None:
     completions = [f"sleep 1 {number}" for number in range(20)]
     body = {"items": [echo_item(*completions, kind="echo_code", log=str(tmp_path / "log"))]}
