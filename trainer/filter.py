@@ -14,35 +14,24 @@ raises: when no more may be asked for the step trains on what there is, if need 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 from trainer.advantage import Rewards, known
 from trainer.config import FilterConfig
 from trainer.types import RolloutGroup
 
 
-class Fate(StrEnum):
-    KEPT = "kept"
-    TOO_FEW_KNOWN = "too_few_known"
-    ZERO_SPREAD = "zero_spread"
-
-
-def fate_of(rewards: Rewards, config: FilterConfig) -> Fate:
+def is_kept(rewards: Rewards, config: FilterConfig) -> bool:
     """Whether a group with these unshaped rewards is trained on.
 
     DAPO (arXiv 2503.14476, section 3.2) drops groups with accuracy 0 or 1; for rewards that are fractions we drop
     those without any spread, as NeMo-RL does: exactly the groups whose advantages are all zero.
     """
     values = known(rewards)
-    if len(values) < config.min_known:
-        return Fate.TOO_FEW_KNOWN
-    if config.dynamic_sampling and min(values) == max(values):
-        return Fate.ZERO_SPREAD
-    return Fate.KEPT
+    return len(values) >= config.min_known and (not config.dynamic_sampling or min(values) < max(values))
 
 
-def group_fate(group: RolloutGroup, config: FilterConfig) -> Fate:
-    return fate_of([rollout.reward for rollout in group.rollouts], config)
+def group_is_kept(group: RolloutGroup, config: FilterConfig) -> bool:
+    return is_kept([rollout.reward for rollout in group.rollouts], config)
 
 
 @dataclass(frozen=True)
@@ -117,7 +106,7 @@ def num_to_ask(refill: Refill, config: FilterConfig) -> int:
 
     A step asks for at most `max_rounds` times what it would ask for at first.
     """
-    missing = refill.num_wanted - len(refill.accepted) - sum(group_fate(g, config) is Fate.KEPT for g in refill.ahead)
+    missing = refill.num_wanted - len(refill.accepted) - sum(group_is_kept(g, config) for g in refill.ahead)
     at_most = config.max_rounds * math.ceil(refill.num_wanted * config.oversample) + refill.num_carried
     wanted = math.ceil(missing * config.oversample) - refill.num_in_flight if missing > 0 else 0
     return max(0, min(wanted, at_most - refill.num_asked))
@@ -136,7 +125,7 @@ def add(refill: Refill, group: RolloutGroup, config: FilterConfig) -> Refill:
             refill,
             next_index=refill.next_index + 1,
             decided=(*refill.decided, first),
-            accepted=(*refill.accepted, first) if group_fate(first, config) is Fate.KEPT else refill.accepted,
+            accepted=(*refill.accepted, first) if group_is_kept(first, config) else refill.accepted,
             ahead=refill.ahead[1:],
         )
     return refill

@@ -8,37 +8,37 @@ from hypothesis import strategies as st
 
 from tests.trainer.builders import group
 from trainer.config import FilterConfig
-from trainer.filter import Fate, Refill, add, asked, fate_of, num_to_ask, start_refill
+from trainer.filter import Refill, add, asked, is_kept, num_to_ask, start_refill
 from trainer.types import RolloutGroup
 
 GOOD, FLAT, BROKEN = [0.0, 1.0], [1.0, 1.0], [None, 1.0]
 
 
 @pytest.mark.parametrize(
-    ("rewards", "fate"),
+    ("rewards", "kept"),
     [
-        ([0.0, 1.0], Fate.KEPT),
-        ([0.0, 0.01], Fate.KEPT),
-        ([0.0, 1.0, None], Fate.KEPT),
-        ([1.0, 1.0], Fate.ZERO_SPREAD),
-        ([0.0, 0.0, 0.0], Fate.ZERO_SPREAD),
-        ([0.3, 0.3, None], Fate.ZERO_SPREAD),
-        ([1.0, None], Fate.TOO_FEW_KNOWN),
-        ([None, None], Fate.TOO_FEW_KNOWN),
+        ([0.0, 1.0], True),
+        ([0.0, 0.01], True),
+        ([0.0, 1.0, None], True),
+        ([1.0, 1.0], False),
+        ([0.0, 0.0, 0.0], False),
+        ([0.3, 0.3, None], False),
+        ([1.0, None], False),
+        ([None, None], False),
     ],
 )
-def test_fate(rewards: list[float | None], fate: Fate) -> None:
-    assert fate_of(rewards, FilterConfig()) is fate
+def test_which_groups_are_kept(rewards: list[float | None], kept: bool) -> None:
+    assert is_kept(rewards, FilterConfig()) is kept
 
 
 def test_without_dynamic_sampling_only_unknown_rewards_drop_a_group() -> None:
     config = FilterConfig(dynamic_sampling=False)
-    assert fate_of(FLAT, config) is Fate.KEPT
-    assert fate_of(BROKEN, config) is Fate.TOO_FEW_KNOWN
+    assert is_kept(FLAT, config)
+    assert not is_kept(BROKEN, config)
 
 
 def test_min_known() -> None:
-    assert fate_of([0.0, 1.0, None], FilterConfig(min_known=3)) is Fate.TOO_FEW_KNOWN
+    assert not is_kept([0.0, 1.0, None], FilterConfig(min_known=3))
 
 
 def indices(groups: Iterable[RolloutGroup]) -> tuple[int, ...]:

@@ -197,6 +197,14 @@ def _completion(stub: StubVllm) -> Any:
     return stub.RequestHandlerClass._completion  # type: ignore[attr-defined]
 
 
+def test_without_a_server_there_is_no_fingerprint(engine: VllmHttpEngine, stubs: list[StubVllm]) -> None:
+    """An empty one would be stored, and its checkpoint never load again."""
+    for server in engine._servers.all:
+        engine._servers.lose(server, "the test says so")
+    with pytest.raises(EngineError, match="no vLLM server"):
+        engine.fingerprint([[5, 6, 7]])
+
+
 def test_a_fingerprint_shows_the_server_that_differs(
     engine: VllmHttpEngine, monkeypatch: pytest.MonkeyPatch, stubs: list[StubVllm]
 ) -> None:

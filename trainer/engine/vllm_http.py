@@ -110,6 +110,8 @@ class VllmHttpEngine:
     def fingerprint(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Of every server; at each token the lowest value, so that one which differs from the others shows."""
         found = [[probe(server, sequence) for sequence in sequences] for server in self._servers.serving()]
+        if not found:
+            raise EngineError("no vLLM server is left to compare with")
         tokens = [zip(*rows, strict=True) for rows in zip(*found, strict=True)]
         return [[min(values, key=lambda v: (not math.isnan(v), v)) for values in row] for row in tokens]
 
