@@ -42,9 +42,9 @@ def _plain(node: Node) -> Node:
     if node.op != "rel" or "~" not in str(node.value):
         return node
     operators = str(node.value).split(",")
-    if any(_are_far(*node.args[i : i + 2]) for i, operator in enumerate(operators) if operator == "~"):
-        return Node("rel", node.args, str(node.value).replace("~", "="))  # which does not hold
     cut = operators.index("~")
+    if cut == 0 and _are_far(*node.args[:2]):  # behind "x = 5" a rounding is a remark
+        return Node("rel", node.args, str(node.value).replace("~", "="))  # which does not hold
     if cut == 0 and _is_label(node.args[0]):
         return Node("rel", node.args[:2], "=")
     return Node("rel", node.args[: cut + 1], ",".join(operators[:cut])) if cut else node.args[0]
