@@ -8,8 +8,11 @@ import contextlib
 import itertools
 import os
 import time
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+from sandbox.errors import RunnerLost
 
 _LIMIT, _EVENTS = "limit", "events"
 _FILES = {
@@ -22,27 +25,32 @@ _DEATH_TIMEOUT_S = 2.0
 
 
 class MemoryGroup:
-    """A group of ours. Methods raise OSError."""
+    """A group of ours. Where the kernel refuses (a limit below what is in use, a group that is gone) methods raise
+    `RunnerLost`: the next warm process has a new group."""
 
     def __init__(self, folder: Path, version: str) -> None:
         self._folder = folder
         self._files = _FILES[version]
         self._limit_bytes = 0
         self._num_killed = 0
-        folder.mkdir()
+        with _kernel_willing():
+            folder.mkdir()
 
     def hold(self, pid: int) -> None:
         """This process, and what it will start."""
-        (self._folder / "cgroup.procs").write_text(str(pid))
+        with _kernel_willing():
+            (self._folder / "cgroup.procs").write_text(str(pid))
 
     def limit(self, size_bytes: int) -> None:
         if size_bytes != self._limit_bytes:
-            (self._folder / self._files[_LIMIT]).write_text(str(size_bytes))
+            with _kernel_willing():
+                (self._folder / self._files[_LIMIT]).write_text(str(size_bytes))
             self._limit_bytes = size_bytes
 
     def has_killed(self) -> bool:
         """Whether the kernel has killed processes at the limit since this was asked before."""
-        words = (self._folder / self._files[_EVENTS]).read_text().split()
+        with _kernel_willing():
+            words = (self._folder / self._files[_EVENTS]).read_text().split()
         before, self._num_killed = self._num_killed, int(words[words.index("oom_kill") + 1])
         return self._num_killed > before
 
@@ -50,6 +58,14 @@ class MemoryGroup:
         deadline = time.monotonic() + _DEATH_TIMEOUT_S
         while not _remove(self._folder) and time.monotonic() < deadline:
             time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def _kernel_willing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunnerLost(f"the control group: {error}") from None
 
 
 def make_group() -> MemoryGroup | None:
@@ -75,7 +91,7 @@ def parent() -> tuple[Path, str] | None:
         folder = _own_group(Path(place), version)
         if version == "v2" and "memory" not in _words(folder / "cgroup.subtree_control"):
             continue
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RunnerLost):
             group = MemoryGroup(folder / f"{_PREFIX}{os.getpid()}-try", version)
             group.limit(1 << 30)
             group.close()

@@ -62,7 +62,11 @@ class WarmProcess:
         theirs.close()
         self._control = ours
         if self._group is not None:
-            self._group.hold(self._process.pid)
+            try:
+                self._group.hold(self._process.pid)
+            except RunnerLost:
+                self.close()
+                raise
         self.hello = self._greet(profile, level)
 
     def _greet(self, profile: Profile, level: str) -> dict[str, Any]:

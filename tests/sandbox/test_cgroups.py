@@ -1,5 +1,7 @@
 """Memory of all processes of a job together, where control groups can be made."""
 
+import dataclasses
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +48,24 @@ def test_many_processes_have_it_together(runner: NativeRunner) -> None:
     result = run(runner, f"for n in 1 2 3 4 5 6; do {HOG} & done; wait; echo end")
     assert result.status is Status.MEMORY_LIMIT, result
     assert run(runner, "echo fine").stdout == b"fine\n"
+
+
+def test_a_limit_that_the_kernel_refuses_costs_no_program_its_reward(
+    runner: NativeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EBUSY: what the program before has used is not all given back yet."""
+    assert run(runner, "echo fine").stdout == b"fine\n"
+    write, refusals = Path.write_text, [OSError(errno.EBUSY, "busy")]
+
+    def refuse_once(path: Path, text: str) -> int:
+        if path.name in ("memory.limit_in_bytes", "memory.max") and refusals:
+            raise refusals.pop()
+        return write(path, text)
+
+    monkeypatch.setattr(Path, "write_text", refuse_once)
+    less = dataclasses.replace(LIMITS, memory_bytes=48 * MIB)
+    assert runner.execute(ExecutionRequest("echo fine", "bash", limits=less)).stdout == b"fine\n"
+    assert refusals == []
 
 
 def test_what_a_killed_supervisor_left_is_removed(group_folder: Path) -> None:
