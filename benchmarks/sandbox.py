@@ -1,6 +1,6 @@
 """CPU time of a sandboxed program, over the supervisor and all its descendants, as a ratio to bare Python.
 
-    python -m benchmarks.sandbox [--rounds 5] [--programs 200]
+    python benchmarks/sandbox.py [--rounds 5] [--programs 200]
 
 Each cell is the slope between a short and a long run in a process of its own, so that start-up is not in it; rounds of
 all cells are interleaved and the median is told. Programs a second: `--slots` threads, wall time, printed last.
@@ -15,13 +15,16 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from sandbox.container import ContainerRunner, open_container_runner
-from sandbox.pool import open_runner
-from sandbox.types import ExecutionRequest
+sys.path[0] = str(Path(__file__).parent.parent)  # in place of this folder, whose sandbox.py would hide the package
+
+from sandbox.container import ContainerRunner, open_container_runner  # noqa: E402
+from sandbox.pool import open_runner  # noqa: E402
+from sandbox.types import ExecutionRequest  # noqa: E402
 
 BARE = "/usr/bin/python3"
 BINARY = os.path.join(tempfile.gettempdir(), f"compiled-{os.getpid()}")

@@ -7,7 +7,6 @@ on the right *inside the call only*, which causal attention cannot see.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from inspect import signature
 
 import torch
 from torch.nn.attention.varlen import varlen_attn
@@ -111,18 +110,19 @@ def packed_attention(
 
 
 def has_varlen(query: torch.Tensor) -> bool:
-    """Whether torch's kernel for sequences of any length takes this; shared heads it knows from 2.12 on."""
-    half = query.dtype in (torch.bfloat16, torch.float16)
-    return query.is_cuda and half and "enable_gqa" in signature(varlen_attn).parameters
+    """Whether torch's kernel for sequences of any length takes this."""
+    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
 
 
 def varlen(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: PackedLayout, scaling: float | None
 ) -> torch.Tensor:
-    """`packed_attention` in one call; the window (-1, 0) is the causal one."""
-    q, k, v = (rows[0].transpose(0, 1) for rows in (query, key, value))
+    """`packed_attention` in one call; the window (-1, 0) is the causal one. Shared heads are repeated, little beside
+    the scores: the kernel knows them from torch 2.12 on only."""
+    shared = query.shape[1] // key.shape[1]
+    q, k, v = (rows[0].transpose(0, 1) for rows in (query, *(x.repeat_interleave(shared, 1) for x in (key, value))))
     bounds, longest = layout.bounds, layout.longest
-    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0), enable_gqa=True)
+    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0))
     assert isinstance(out, torch.Tensor)  # nothing but the output was asked for
     return out[None]
 

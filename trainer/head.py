@@ -30,7 +30,7 @@ def chunk_of(weight: torch.Tensor) -> int:
 
 def scaled_logits(hidden: torch.Tensor, weight: torch.Tensor, temperature: float) -> torch.Tensor:
     """hidden weight^T / temperature, rounded to float32 only: in bfloat16 it would be off by a percent of a nat."""
-    return _product(hidden, weight.T) / temperature
+    return _product(hidden, weight.T).div_(temperature)
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -45,7 +45,7 @@ def token_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.T
     """logits [N, V], targets [N] -> log-probability of the targets and entropy, [N]."""
     logprobs = torch.log_softmax(logits, dim=-1)
     with torch.no_grad():
-        entropy = -(logprobs.exp() * logprobs).sum(-1)
+        entropy = -logprobs.exp().mul_(logprobs).sum(-1)
     # A sum over one, not a view of it: FSDP hangs its hook on what comes out.
     return logprobs.gather(-1, targets[:, None]).sum(-1), entropy
 
