@@ -168,22 +168,25 @@ class ContainerRunner:
     def execute(self, request: Request) -> ExecutionResult:
         """Never raises for anything the program does. Raises `CannotIsolate`."""
         try:
-            for _ in range(2):
+            for fresh in (False, True):
                 with contextlib.suppress(RunnerLost):
-                    return self._attempt(request)
-            canary = self._attempt(_CANARY)
+                    return self._attempt(request, fresh)
+            canary = self._attempt(_CANARY, fresh=True)
         except RunnerLost as error:
             return ExecutionResult(Status.SANDBOX_ERROR, detail=str(error))
         if canary.stdout != _CANARY.stdin:
             return ExecutionResult(Status.SANDBOX_ERROR, detail="a known-good program fails in a container")
         return ExecutionResult(Status.FORBIDDEN, detail="the program ends its runner")
 
-    def _attempt(self, request: Request) -> ExecutionResult:
+    def _attempt(self, request: Request, fresh: bool) -> ExecutionResult:
         with self._changed:
             self._changed.wait_for(lambda: self._free)
             container = self._free.pop()
         kept = None
         try:
+            if fresh and container is not None:
+                container.close()
+                container = None
             container = container or self._make()
             result = container.execute(request)
             kept = container

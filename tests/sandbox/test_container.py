@@ -2,12 +2,13 @@
 
 import gc
 from collections.abc import Iterator
+from unittest.mock import MagicMock
 
 import pytest
 
 from sandbox.container import ContainerRunner, open_container_runner
-from sandbox.errors import CannotIsolate
-from sandbox.types import MIB, CallRequest, ExecutionRequest, Limits, Status
+from sandbox.errors import CannotIsolate, RunnerLost
+from sandbox.types import MIB, CallRequest, ExecutionRequest, ExecutionResult, Limits, Status
 from tests.sandbox.containers import open_bare_containers
 
 pytestmark = pytest.mark.docker
@@ -77,3 +78,31 @@ def test_no_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CannotIsolate, match="no Docker engine"):
         open_container_runner()
     gc.collect()  # the docker package leaves its socket to the collector
+
+
+class OneThatDies:
+    """In place of a container: dies of everything but the known-good program. Counts what each was given."""
+
+    def __init__(self) -> None:
+        self.requests: list[bytes] = []
+
+    def execute(self, request: ExecutionRequest) -> ExecutionResult:
+        self.requests.append(request.stdin)
+        if request.stdin != b"canary\n":
+            raise RunnerLost("gone")
+        return ExecutionResult(Status.OK, stdout=request.stdin)
+
+    def close(self) -> None:
+        pass
+
+
+def test_the_second_attempt_and_the_canary_have_fresh_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandbox.container.docker.from_env", MagicMock())
+    runner = ContainerRunner("image", 3, None, {})
+    made = [OneThatDies() for _ in range(6)]
+    others = iter(made[3:])
+    runner._free = [*made[:3]]
+    runner._make = lambda: next(others)  # type: ignore[assignment,return-value]
+    assert runner.execute(ExecutionRequest("", stdin=b"bad")).status is Status.FORBIDDEN
+    assert [one.requests for one in made] == [[], [], [b"bad"], [b"bad"], [b"canary\n"], []]
+    runner.close()
