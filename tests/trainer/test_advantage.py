@@ -1,3 +1,5 @@
+"""Advantages against numbers by hand and a brute force."""
+
 import math
 from dataclasses import replace
 

@@ -1,3 +1,5 @@
+"""Which groups are trained on, carried and refilled."""
+
 import math
 import random
 from collections.abc import Iterable

@@ -1,3 +1,5 @@
+"""Bands that metrics must stay in, and what happens outside of them."""
+
 import math
 from typing import Any
 

@@ -1,3 +1,5 @@
+"""The ledger only grows, and says what happened."""
+
 from pathlib import Path
 from typing import Any
 

@@ -1,3 +1,5 @@
+"""The tree of eras, as printed."""
+
 import io
 from pathlib import Path
 from typing import Any

@@ -1,3 +1,5 @@
+"""Loss and gradient against numbers by hand and a brute force in float64."""
+
 import itertools
 import math
 from collections.abc import Sequence as Seq

@@ -1,3 +1,5 @@
+"""What a step writes, and what is cut on resume."""
+
 import json
 import math
 from pathlib import Path

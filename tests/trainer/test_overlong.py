@@ -1,3 +1,5 @@
+"""What long completions earn, by each rule."""
+
 import math
 
 import pytest

@@ -1,3 +1,5 @@
+"""Mean@n and pass@k against counting every subset."""
+
 import itertools
 import math
 

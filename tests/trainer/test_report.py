@@ -1,3 +1,5 @@
+"""The report: one file alone, curves, resets, rollouts that cannot break the page."""
+
 import json
 import re
 from html.parser import HTMLParser

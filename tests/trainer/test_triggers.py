@@ -1,3 +1,5 @@
+"""When an era ends: schedules, plateaus, ceilings, each against numbers by hand."""
+
 import math
 import random
 from typing import Any

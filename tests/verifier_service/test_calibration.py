@@ -1,6 +1,5 @@
 """The labelled sets, read in place: no more false positives than math-verify, half its false negatives at most."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,13 +9,6 @@ from verifier_service.tools import WorkerTools
 
 FOLDER = Path(__file__).parents[2] / DEFAULT_FOLDER
 needs_sets = pytest.mark.skipif(not FOLDER.is_dir(), reason="no labelled sets beside the project")
-
-
-@pytest.fixture(scope="module")
-def tools() -> Iterator[WorkerTools]:
-    opened = WorkerTools()
-    yield opened
-    opened.close()
 
 
 def ours(name: str, tools: WorkerTools) -> dict[str, Score]:

@@ -6,7 +6,6 @@ One JSON object a line in `cases/*.jsonl`:
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +34,6 @@ def load() -> list[Any]:
 
 def files() -> list[Path]:
     return sorted(CASES.glob("*.jsonl"))
-
-
-@pytest.fixture(scope="module")
-def tools() -> Iterator[WorkerTools]:
-    opened = WorkerTools()
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -34,13 +34,6 @@ def instructed(*instructions: tuple[str, dict[str, Any]]) -> dict[str, Any]:
 NUM_WORDS = "length_constraints:number_words"
 
 
-@pytest.fixture(scope="module")
-def tools() -> Any:
-    opened = WorkerTools()
-    yield opened
-    opened.close()
-
-
 @pytest.mark.parametrize("task", [GCD, {**GCD, "reward_mode": "strict"}, COMMA, MATH, CHOICE])
 def test_sound_rows_have_no_faults(task: dict[str, Any], tools: WorkerTools) -> None:
     assert check_line(1, json.dumps({"task": task}).encode(), tools).faults == ()

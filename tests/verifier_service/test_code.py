@@ -1,6 +1,6 @@
 """Scoring of tests, limits, special judges and admission. What programs do is scripted where it is not the point."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -171,13 +171,6 @@ def test_unusable_tasks_are_refused(task: dict[str, Any], field: str) -> None:
     with pytest.raises(TaskRefused) as caught:
         parse_task({"kind": "code", **task})
     assert caught.value.field == field
-
-
-@pytest.fixture(scope="module")
-def tools() -> Iterator[WorkerTools]:
-    opened = WorkerTools()
-    yield opened
-    opened.close()
 
 
 SUM_CHECKER = """

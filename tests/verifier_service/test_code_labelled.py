@@ -1,7 +1,6 @@
 """Agreement with labelled programs that nobody here wrote, read in place; none are committed."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,6 @@ LABELLED = Path(__file__).parents[2] / ".." / "shared" / "cases"
 pytestmark = pytest.mark.skipif(not LABELLED.exists(), reason="the labelled cases are not on this machine")
 SAMPLE = 6
 """Every so manieth row unless all are asked for."""
-
-
-@pytest.fixture(scope="module")
-def tools() -> Iterator[WorkerTools]:
-    opened = WorkerTools()
-    yield opened
-    opened.close()
 
 
 def labelled(folder: str) -> list[dict[str, Any]]:

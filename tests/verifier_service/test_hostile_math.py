@@ -1,7 +1,6 @@
 """Hostile answers: whatever they are, they earn nothing, break nothing, and cost no more than their limit."""
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -85,13 +84,6 @@ GOLDS = ["42", "x+1"]
 SYMBOLIC_GOLD = r"\int_0^1 f(x)\,dx"
 IN_PROCESS_CPU_S = 2.0
 """What the strict judge may take; measured: 0.4 s at most."""
-
-
-@pytest.fixture(scope="module")
-def tools() -> Iterator[WorkerTools]:
-    opened = WorkerTools()
-    yield opened
-    opened.close()
 
 
 def grade(gold: str, answer: str, tools: WorkerTools) -> None:

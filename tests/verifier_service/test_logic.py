@@ -106,13 +106,9 @@ def test_a_sandbox_that_breaks_at_the_entrys_own_answer_is_no_wrong_answer() -> 
 
 
 @pytest.mark.parametrize("dataset", ["n_queens", "rubiks_cube"])
-def test_an_entry_without_what_its_scorer_reads_in_the_sandbox_is_an_error(dataset: str) -> None:
+def test_an_entry_without_what_its_scorer_reads_in_the_sandbox_is_an_error(dataset: str, tools: WorkerTools) -> None:
     verifier, task = parse_task({**SPIRAL, "dataset": dataset})
-    tools = WorkerTools()
-    try:
-        verdict = verify(verifier, task, "<answer>R U</answer>", tools)
-    finally:
-        tools.close()
+    verdict = verify(verifier, task, "<answer>R U</answer>", tools)
     assert (verdict.outcome, verdict.reward, verdict.reason) == ("error", None, "ground_truth")
 
 
@@ -144,13 +140,11 @@ def test_an_entry_that_its_scorer_cannot_read_is_an_error_for_every_answer() -> 
         ("group_anagrams", {"answer": '[["a"]]', "metadata": {}}),
     ],
 )
-def test_a_scorer_that_swallows_what_it_cannot_read_is_an_error(dataset: str, entry: dict[str, Any]) -> None:
+def test_a_scorer_that_swallows_what_it_cannot_read_is_an_error(
+    dataset: str, entry: dict[str, Any], tools: WorkerTools
+) -> None:
     verifier, task = parse_task({"kind": "logic", "dataset": dataset, "entry": {"question": "", **entry}})
-    tools = WorkerTools()
-    try:
-        verdict = verify(verifier, task, "<answer>17</answer>", tools)
-    finally:
-        tools.close()
+    verdict = verify(verifier, task, "<answer>17</answer>", tools)
     assert (verdict.outcome, verdict.reward, verdict.reason) == ("error", None, "ground_truth")
 
 
@@ -174,13 +168,11 @@ def test_an_entry_is_proven_usable_once() -> None:
         ("rush_hour", {"answer": None, "metadata": {"board_config": "oooooooooooooAAooooooooooooooooooooo"}}),
     ],
 )
-def test_an_entry_without_a_solution_of_its_own_is_judged(dataset: str, entry: dict[str, Any]) -> None:
+def test_an_entry_without_a_solution_of_its_own_is_judged(
+    dataset: str, entry: dict[str, Any], tools: WorkerTools
+) -> None:
     verifier, task = parse_task({"kind": "logic", "dataset": dataset, "entry": {"question": "", **entry}})
-    tools = WorkerTools()
-    try:
-        verdict = verify(verifier, task, "<answer>17</answer>", tools)
-    finally:
-        tools.close()
+    verdict = verify(verifier, task, "<answer>17</answer>", tools)
     assert verdict.outcome in ("incorrect", "partial")
 
 

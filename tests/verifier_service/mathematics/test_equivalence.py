@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,6 @@ from verifier_service.tools import WorkerTools
 from verifier_service.verifiers.math import gold_reading, judge_expression
 
 PAIRS = [json.loads(line) for line in (Path(__file__).parent / "pairs.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def tools() -> Iterator[WorkerTools]:
-    opened = WorkerTools()
-    yield opened
-    opened.close()
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair['gold']} ~ {pair['answer']}")
