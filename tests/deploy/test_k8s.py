@@ -241,5 +241,5 @@ def test_both_trainings_are_the_same_but_for_their_controller() -> None:
     runtime = rendered("overlays/training-kubeflow").workload("TrainingRuntime/trainer")
     same = ("image", "command", "args", "envFrom", "resources", "securityContext", "volumeMounts")
     assert [job.containers[0][key] for key in same] == [runtime.containers[0][key] for key in same]
-    same = ("securityContext", "serviceAccountName", "volumes", "tolerations", "terminationGracePeriodSeconds")
+    same = ("securityContext", "serviceAccountName", "volumes", "tolerations")
     assert [job.pod[key] for key in same] == [runtime.pod[key] for key in same]

@@ -82,13 +82,50 @@ def longest(config: dict[str, Any]) -> int:
     return int(sampling["max_prompt_tokens"]) + max(int(sampling["max_tokens"]), *stages)
 
 
+COMPONENT = "app.kubernetes.io/component"
+
+
+def peers(rule: dict[str, Any], direction: str) -> set[str]:
+    """Components that a rule names."""
+    found: set[str] = set()
+    for peer in rule[direction]:
+        selector = peer.get("podSelector", {})
+        if COMPONENT in selector.get("matchLabels", {}):
+            found.add(selector["matchLabels"][COMPONENT])
+        for expression in selector.get("matchExpressions", []):
+            assert (expression["key"], expression["operator"]) == (COMPONENT, "In")
+            found |= set(expression["values"])
+    return found
+
+
+def opens(rule: dict[str, Any], port: int) -> bool:
+    ports = rule.get("ports")
+    return ports is None or any(p["port"] <= port <= p.get("endPort", p["port"]) for p in ports)
+
+
 def test_routes_that_take_weights_are_reached_by_the_trainer_only(training: Overlay) -> None:
     servers = training.workload("StatefulSet/vllm")
     assert options(servers)["host"] == "$(POD_IP)"
-    allowed = [source for policy in training.policies_on(servers) for source in policy.get("ingress", [])]
-    assert allowed == [
-        {"from": [{"podSelector": {"matchLabels": {"app.kubernetes.io/component": "trainer"}}}]},
-    ]
+    (port,) = servers.ports().values()
+    rules = [rule for policy in training.policies_on(servers) for rule in policy.get("ingress", [])]
+    assert rules
+    assert all(rule.get("from") for rule in rules)
+    assert set().union(*(peers(rule, "from") for rule in rules if opens(rule, port))) == {"trainer"}
+
+
+@pytest.mark.parametrize("other", ["trainer", "vllm"])
+def test_servers_and_trainer_meet_for_weights_on_whatever_port(training: Overlay, other: str) -> None:
+    """A broadcast goes from server to server, not from the trainer to each."""
+    policies = training.policies_on(training.workload("StatefulSet/vllm"))
+    for direction, side in (("ingress", "from"), ("egress", "to")):
+        rules = [rule for policy in policies for rule in policy.get(direction, []) if other in peers(rule, side)]
+        assert all(any(opens(rule, port) for rule in rules) for port in (32768, 47123, 60999))
+
+
+def test_a_hung_engine_is_started_again(training: Overlay) -> None:
+    """`/health` is answered in front of the engine, also while that waits for a trainer that is gone."""
+    (container,) = training.workload("StatefulSet/vllm").containers
+    assert container["livenessProbe"]["httpGet"]["path"] == "/weight_info"
 
 
 def test_files_of_the_config_are_mounted(training: Overlay, compose: dict[str, Any]) -> None:
