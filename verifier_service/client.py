@@ -4,6 +4,8 @@
         response = client.score([Item(task={"kind": "math", "ground_truth": "2"}, completions=["\\\\boxed{2}"])])
         response.items[0].verdicts[0].reward      # 1.0, or None where it could not be judged
 
+Each call is described once, by a function that makes a `_Call`, for both clients; all raise `ServiceError`.
+
 Transport errors, 429 and 503 are tried again, with jitter and never before `Retry-After`; nothing else is. A
 `request_id` is made up where none is given, so that a retry never has anything graded twice.
 """
@@ -15,10 +17,11 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import wraps
 from importlib import import_module
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 import httpx
 from pydantic import JsonValue, ValidationError
@@ -31,7 +34,6 @@ from verifier_service.schemas import (
     Problem,
     SampledItem,
     SampleResponse,
-    ScoredItem,
     ScoreRequest,
     ScoreResponse,
     VerifierInfo,
@@ -39,12 +41,9 @@ from verifier_service.schemas import (
 )
 
 RETRIED_STATUSES = frozenset({429, 503})
-FIRST_PAUSE_S = 0.1
-MAX_PAUSE_S = 10.0
-SPARE_S = 30.0
-"""Waited beyond the deadline: what was dispatched before it is still judged."""
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.1, 10.0
 RUN_S = 3600.0
-"""Longest time that what was dispatched may run."""
+"""Waited beyond the deadline: what was dispatched before it is still judged."""
 # A server that vanished without a word is noticed in about a minute, while a slow batch may be waited for long.
 _KEEP_ALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -52,6 +51,9 @@ _KEEP_ALIVE = [
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 ]
+
+P = ParamSpec("P")
+Answer = TypeVar("Answer")
 
 
 class ServiceError(Exception):
@@ -62,37 +64,90 @@ class ServiceError(Exception):
         self.problem = problem
 
 
-class _Retries:
-    """When to try again, the same for both clients."""
+@dataclass(frozen=True)
+class _Call(Generic[Answer]):
+    """One request, and how its answer is read."""
 
-    def __init__(self, patience_s: float) -> None:
-        self._patience_s = patience_s
-        self._pause_s = FIRST_PAUSE_S
-        self._failed_at = self._give_up_at = float("-inf")
+    method: str
+    path: str
+    read: Callable[[bytes], Answer]
+    body: bytes | None = None
+    waiting_s: float = 30.0
 
-    def pause_s(self, response: httpx.Response | None, error: httpx.TransportError | None) -> float:
-        """Seconds until the next attempt. Raises `ServiceError` where there is none."""
-        if isinstance(error, httpx.UnsupportedProtocol):
-            raise ServiceError(str(error)) from error
-        now = time.monotonic()
-        if now - self._failed_at > self._patience_s:
-            # The first failure, or one after an attempt that went well for long: a service that restarts in the middle
-            # of a slow batch has not been away for all that time.
-            self._give_up_at, self._pause_s = now + self._patience_s, FIRST_PAUSE_S
-        self._failed_at = now
-        retry_after_s = _retry_after_s(response)
-        jittered_s = self._pause_s * random.uniform(0.5, 1.5)
-        self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
-        pause_s = max(jittered_s, retry_after_s * random.uniform(1.0, 1.2))
-        if now + pause_s > self._give_up_at:
-            if response is not None:
-                raise _refused(response)
-            raise ServiceError(f"the service cannot be reached: {error!r}") from error
-        return pause_s
+    def arguments(self) -> dict[str, Any]:
+        """For `httpx`. The service's spans become part of the caller's trace, where it has one."""
+        headers: dict[str, str] = {}
+        if "opentelemetry.trace" in sys.modules:
+            import_module("opentelemetry.propagate").inject(headers)
+        timeout = httpx.Timeout(connect=10.0, read=self.waiting_s, write=60.0, pool=None)
+        return {"method": self.method, "url": self.path, "content": self.body, "headers": headers, "timeout": timeout}
+
+    def answer(self, response: httpx.Response) -> Answer:
+        if not response.is_success:
+            raise _refused(response)
+        return self.read(response.content)
+
+
+def _score(items: Sequence[Item], *, deadline_s: float = 300.0, request_id: str | None = None) -> _Call[ScoreResponse]:
+    """Verdicts for every completion, in the order given."""
+    body = _score_body(items, deadline_s, request_id)
+    return _Call("POST", "/v1/score", ScoreResponse.model_validate_json, body, deadline_s + RUN_S)
+
+
+def _submit(items: Sequence[Item], *, deadline_s: float = 300.0, request_id: str | None = None) -> _Call[str]:
+    """Start a job and return its id."""
+    body = _score_body(items, deadline_s, request_id)
+    return _Call("POST", "/v1/jobs", lambda answer: JobAccepted.model_validate_json(answer).job_id, body)
+
+
+def _job(job_id: str) -> _Call[JobState]:
+    """How far a job is, with its verdicts when it is finished."""
+    return _Call("GET", f"/v1/jobs/{job_id}", JobState.model_validate_json)
+
+
+def _cancel(job_id: str) -> _Call[JobState]:
+    """Stop a job that is not finished."""
+    return _Call("DELETE", f"/v1/jobs/{job_id}", JobState.model_validate_json)
+
+
+def _sample(
+    dataset: str, *, seed: int = 0, count: int = 1, config: Mapping[str, JsonValue] | None = None
+) -> _Call[list[SampledItem]]:
+    """Procedural tasks: the same arguments give the same items."""
+    body = to_json({"kind": "logic", "dataset": dataset, "seed": seed, "count": count, "config": dict(config or {})})
+    return _Call("POST", "/v1/tasks/sample", lambda answer: SampleResponse.model_validate_json(answer).items, body)
+
+
+def _verifiers() -> _Call[list[VerifierInfo]]:
+    """Every task kind of the service."""
+    return _Call("GET", "/v1/verifiers", lambda answer: VerifierList.model_validate_json(answer).verifiers)
+
+
+def _waited(describe: Callable[P, _Call[Answer]]) -> Callable[Concatenate["Client", P], Answer]:
+    @wraps(describe)
+    def send(client: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Answer:
+        return client._send(describe(*args, **kwargs))
+
+    return send
+
+
+def _awaited(describe: Callable[P, _Call[Answer]]) -> Callable[Concatenate["AsyncClient", P], Awaitable[Answer]]:
+    @wraps(describe)
+    async def send(client: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> Answer:
+        return await client._send(describe(*args, **kwargs))
+
+    return send
 
 
 class Client:
     """Synchronous client. Safe to share between threads."""
+
+    score = _waited(_score)
+    submit = _waited(_submit)
+    job = _waited(_job)
+    cancel = _waited(_cancel)
+    sample = _waited(_sample)
+    verifiers = _waited(_verifiers)
 
     def __init__(
         self,
@@ -102,87 +157,41 @@ class Client:
         patience_s: float = 120.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._http = httpx.Client(
-            base_url=base_url,
-            headers=_headers(api_key),
-            event_hooks={"request": [_join_trace]},
-            transport=transport or httpx.HTTPTransport(socket_options=_KEEP_ALIVE),
-            timeout=_timeout(30.0),
-        )
+        transport = transport or httpx.HTTPTransport(socket_options=_KEEP_ALIVE)
+        self._http = httpx.Client(base_url=base_url, headers=_headers(api_key), transport=transport)
         self._patience_s = patience_s
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def close(self) -> None:
         self._http.close()
 
-    def score(
-        self, items: Sequence[Item], *, deadline_s: float = 300.0, request_id: str | None = None
-    ) -> ScoreResponse:
-        """Verdicts for every completion, in the order given. Raises `ServiceError`."""
-        body, timeout = _score_body(items, deadline_s, request_id)
-        return ScoreResponse.model_validate_json(self._send("POST", "/v1/score", body, timeout).content)
-
-    def score_stream(
-        self, items: Sequence[Item], *, deadline_s: float = 300.0, request_id: str | None = None
-    ) -> Iterator[ScoredItem]:
-        """Each item when it is judged, in any order. Not resumed when the connection breaks: raises `ServiceError`."""
-        body, timeout = _score_body(items, deadline_s, request_id)
-        headers = {"Accept": "application/x-ndjson"}
-        try:
-            with self._http.stream("POST", "/v1/score", content=body, headers=headers, timeout=timeout) as response:
-                if response.status_code != 200:
-                    response.read()
-                    raise _refused(response)
-                for line in response.iter_lines():
-                    yield ScoredItem.model_validate_json(line)
-        except httpx.TransportError as error:
-            raise ServiceError(f"the stream broke: {error!r}") from error
-
-    def submit(self, items: Sequence[Item], *, deadline_s: float = 300.0, request_id: str | None = None) -> str:
-        """Start a job and return its id."""
-        body, _timeout_s = _score_body(items, deadline_s, request_id)
-        return JobAccepted.model_validate_json(self._send("POST", "/v1/jobs", body).content).job_id
-
-    def job(self, job_id: str) -> JobState:
-        return JobState.model_validate_json(self._send("GET", f"/v1/jobs/{job_id}").content)
-
-    def cancel(self, job_id: str) -> JobState:
-        return JobState.model_validate_json(self._send("DELETE", f"/v1/jobs/{job_id}").content)
-
-    def sample(
-        self, dataset: str, *, seed: int = 0, count: int = 1, config: Mapping[str, JsonValue] | None = None
-    ) -> list[SampledItem]:
-        body = _sample_body(dataset, seed, count, config)
-        return SampleResponse.model_validate_json(self._send("POST", "/v1/tasks/sample", body).content).items
-
-    def verifiers(self) -> list[VerifierInfo]:
-        return VerifierList.model_validate_json(self._send("GET", "/v1/verifiers").content).verifiers
-
-    def _send(
-        self, method: str, path: str, body: bytes | None = None, waiting: httpx.Timeout | None = None
-    ) -> httpx.Response:
+    def _send(self, call: _Call[Answer]) -> Answer:
         retries = _Retries(self._patience_s)
         while True:
-            response: httpx.Response | None = None
-            failure: httpx.TransportError | None = None
             try:
-                response = self._http.request(method, path, content=body, timeout=waiting or _timeout(30.0))
+                response = self._http.request(**call.arguments())
+                if response.status_code not in RETRIED_STATUSES:
+                    return call.answer(response)
+                pause_s = retries.pause_s(response)
             except httpx.TransportError as error:
-                failure = error
-            if response is not None and response.status_code not in RETRIED_STATUSES:
-                return _checked(response)
-            time.sleep(retries.pause_s(response, failure))
+                pause_s = retries.pause_s(error)
+            time.sleep(pause_s)
 
 
 class AsyncClient:
     """Asynchronous client; `concurrency` bounds the requests in flight, so that a whole step can be gathered."""
+
+    score = _awaited(_score)
+    submit = _awaited(_submit)
+    job = _awaited(_job)
+    cancel = _awaited(_cancel)
+    sample = _awaited(_sample)
+    verifiers = _awaited(_verifiers)
 
     def __init__(
         self,
@@ -194,88 +203,61 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-        self._http = httpx.AsyncClient(
-            base_url=base_url,
-            headers=_headers(api_key),
-            event_hooks={"request": [_join_trace_async]},
-            transport=transport or httpx.AsyncHTTPTransport(limits=limits, socket_options=_KEEP_ALIVE),
-            timeout=_timeout(30.0),
-        )
+        transport = transport or httpx.AsyncHTTPTransport(limits=limits, socket_options=_KEEP_ALIVE)
+        self._http = httpx.AsyncClient(base_url=base_url, headers=_headers(api_key), transport=transport)
         self._patience_s = patience_s
         self._slots = asyncio.Semaphore(concurrency)
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_error: object) -> None:
         await self.close()
 
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def score(
-        self, items: Sequence[Item], *, deadline_s: float = 300.0, request_id: str | None = None
-    ) -> ScoreResponse:
-        """Verdicts for every completion, in the order given. Raises `ServiceError`."""
-        body, timeout = _score_body(items, deadline_s, request_id)
-        return ScoreResponse.model_validate_json((await self._send("POST", "/v1/score", body, timeout)).content)
-
-    async def score_stream(
-        self, items: Sequence[Item], *, deadline_s: float = 300.0, request_id: str | None = None
-    ) -> AsyncIterator[ScoredItem]:
-        """Each item when it is judged, in any order. Not resumed when the connection breaks: raises `ServiceError`."""
-        body, timeout = _score_body(items, deadline_s, request_id)
-        headers = {"Accept": "application/x-ndjson"}
-        try:
-            async with (
-                self._slots,
-                self._http.stream("POST", "/v1/score", content=body, headers=headers, timeout=timeout) as response,
-            ):
-                if response.status_code != 200:
-                    await response.aread()
-                    raise _refused(response)
-                async for line in response.aiter_lines():
-                    yield ScoredItem.model_validate_json(line)
-        except httpx.TransportError as error:
-            raise ServiceError(f"the stream broke: {error!r}") from error
-
-    async def submit(self, items: Sequence[Item], *, deadline_s: float = 300.0, request_id: str | None = None) -> str:
-        """Start a job and return its id."""
-        body, _timeout_s = _score_body(items, deadline_s, request_id)
-        return JobAccepted.model_validate_json((await self._send("POST", "/v1/jobs", body)).content).job_id
-
-    async def job(self, job_id: str) -> JobState:
-        return JobState.model_validate_json((await self._send("GET", f"/v1/jobs/{job_id}")).content)
-
-    async def cancel(self, job_id: str) -> JobState:
-        return JobState.model_validate_json((await self._send("DELETE", f"/v1/jobs/{job_id}")).content)
-
-    async def sample(
-        self, dataset: str, *, seed: int = 0, count: int = 1, config: Mapping[str, JsonValue] | None = None
-    ) -> list[SampledItem]:
-        body = _sample_body(dataset, seed, count, config)
-        return SampleResponse.model_validate_json((await self._send("POST", "/v1/tasks/sample", body)).content).items
-
-    async def verifiers(self) -> list[VerifierInfo]:
-        return VerifierList.model_validate_json((await self._send("GET", "/v1/verifiers")).content).verifiers
-
-    async def _send(
-        self, method: str, path: str, body: bytes | None = None, waiting: httpx.Timeout | None = None
-    ) -> httpx.Response:
+    async def _send(self, call: _Call[Answer]) -> Answer:
         retries = _Retries(self._patience_s)
         while True:
-            response: httpx.Response | None = None
-            failure: httpx.TransportError | None = None
             try:
                 async with self._slots:
-                    response = await self._http.request(method, path, content=body, timeout=waiting or _timeout(30.0))
+                    response = await self._http.request(**call.arguments())
+                if response.status_code not in RETRIED_STATUSES:
+                    return call.answer(response)
+                pause_s = retries.pause_s(response)
             except httpx.TransportError as error:
-                failure = error
-            if response is not None and response.status_code not in RETRIED_STATUSES:
-                return _checked(response)
-            await asyncio.sleep(retries.pause_s(response, failure))
+                pause_s = retries.pause_s(error)
+            await asyncio.sleep(pause_s)
+
+
+class _Retries:
+    """When to try again, the same for both clients."""
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._pause_s = FIRST_PAUSE_S
+        self._failed_at = self._give_up_at = float("-inf")
+
+    def pause_s(self, failure: httpx.Response | httpx.TransportError) -> float:
+        """Seconds until the next attempt. Raises `ServiceError` where there is none."""
+        if isinstance(failure, httpx.UnsupportedProtocol):
+            raise ServiceError(str(failure)) from failure
+        now = time.monotonic()
+        if now - self._failed_at > self._patience_s:
+            # The first failure, or one after an attempt that went well for long: a service that restarts in the middle
+            # of a slow batch has not been away for all that time.
+            self._give_up_at, self._pause_s = now + self._patience_s, FIRST_PAUSE_S
+        self._failed_at = now
+        asked = failure.headers.get("retry-after", "") if isinstance(failure, httpx.Response) else ""
+        asked_s = float(asked) if asked.isdigit() else 0.0
+        pause_s = max(self._pause_s * random.uniform(0.5, 1.5), asked_s * random.uniform(1.0, 1.2))
+        self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
+        if now + pause_s > self._give_up_at:
+            if isinstance(failure, httpx.Response):
+                raise _refused(failure)
+            raise ServiceError(f"the service cannot be reached: {failure!r}") from failure
+        return pause_s
 
 
 def split_batches(items: Iterable[Item], max_completions: int) -> Iterator[list[Item]]:
@@ -292,16 +274,6 @@ def split_batches(items: Iterable[Item], max_completions: int) -> Iterator[list[
         yield batch
 
 
-def _join_trace(request: httpx.Request) -> None:
-    """Let the service's spans be part of the caller's trace, where it has one."""
-    if "opentelemetry.trace" in sys.modules:
-        import_module("opentelemetry.propagate").inject(request.headers)
-
-
-async def _join_trace_async(request: httpx.Request) -> None:
-    _join_trace(request)
-
-
 def _headers(api_key: str | None) -> dict[str, str]:
     headers = {"Content-Type": "application/json"}
     key = (api_key or "").strip()  # a key that was read from a file ends with a line feed
@@ -310,34 +282,13 @@ def _headers(api_key: str | None) -> dict[str, str]:
     return headers | {"Authorization": f"Bearer {key}"} if key else headers
 
 
-def _timeout(read_s: float) -> httpx.Timeout:
-    return httpx.Timeout(connect=10.0, read=read_s, write=60.0, pool=None)
-
-
-def _score_body(items: Sequence[Item], deadline_s: float, request_id: str | None) -> tuple[bytes, httpx.Timeout]:
+def _score_body(items: Sequence[Item], deadline_s: float, request_id: str | None) -> bytes:
     request = ScoreRequest(request_id=request_id or uuid.uuid4().hex, deadline_s=deadline_s, items=list(items))
     try:
-        body = to_json(request, inf_nan_mode="constants")
+        return to_json(request, inf_nan_mode="constants")
     except PydanticSerializationError:
         # A lone surrogate, which a decoder can leave in a completion, exists in JSON as an escape only.
-        body = json.dumps(request.model_dump(mode="python")).encode()
-    return body, _timeout(deadline_s + RUN_S + SPARE_S)
-
-
-def _sample_body(dataset: str, seed: int, count: int, config: Mapping[str, JsonValue] | None) -> bytes:
-    body: dict[str, Any] = {"kind": "logic", "dataset": dataset, "seed": seed, "count": count}
-    return to_json(body | {"config": dict(config or {})})
-
-
-def _retry_after_s(response: httpx.Response | None) -> float:
-    given = response.headers.get("retry-after", "") if response is not None else ""
-    return float(given) if given.isdigit() else 0.0
-
-
-def _checked(response: httpx.Response) -> httpx.Response:
-    if not response.is_success:
-        raise _refused(response)
-    return response
+        return json.dumps(request.model_dump(mode="python")).encode()
 
 
 def _refused(response: httpx.Response) -> ServiceError:
