@@ -21,9 +21,9 @@ def cosine_term(num_tokens: int, max_tokens: int, low: float, high: float) -> fl
 
 
 def cosine_is_on(step: int, config: OverlongConfig) -> bool:
-    """v2 switches the term on a cycle: `cosine_on_steps` with it, then `cosine_off_steps` without, from step 0."""
+    """v2 switches the term on a cycle: `cosine_on_steps` with it, then `cosine_off_steps` without, from step 1."""
     cycle = config.cosine_on_steps + config.cosine_off_steps
-    return config.cosine_coef > 0 and step % cycle < config.cosine_on_steps
+    return config.cosine_coef > 0 and (step - 1) % cycle < config.cosine_on_steps
 
 
 def shaped_reward(

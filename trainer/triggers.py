@@ -95,10 +95,13 @@ def rise_over(window: Sequence[Validation]) -> tuple[float, float]:
 
 
 def stalled(validations: Sequence[Validation], config: ResetConfig) -> Cause | None:
-    """PLATEAU, DEGRADATION, or None where the window is not full yet or the score has risen."""
+    """PLATEAU, DEGRADATION, or None where the window is not full yet, an error is not known or the score has risen."""
     if config.plateau_evals is None or len(validations) < config.plateau_evals:
         return None
-    rise, error = rise_over(validations[-config.plateau_evals :])
+    window = validations[-config.plateau_evals :]
+    if any(math.isnan(v.error) for v in window):
+        return None  # a set of one prompt with one known sample: nobody can say whether its score has risen
+    rise, error = rise_over(window)
     if rise > max(config.plateau_min_gain, config.plateau_z * error):
         return None
     return Cause.DEGRADATION if rise < -config.plateau_z * error else Cause.PLATEAU

@@ -11,7 +11,7 @@ from trainer.overlong import apply_overlong, cosine_is_on, cosine_term, shaped_r
 from trainer.types import Rollout, RolloutGroup
 
 
-def shaped(config: OverlongConfig, *rollouts: Rollout, step: int = 0) -> tuple[Rollout, ...]:
+def shaped(config: OverlongConfig, *rollouts: Rollout, step: int = 1) -> tuple[Rollout, ...]:
     base = group(0, [0.0])
     filled = RolloutGroup(index=0, prompt=base.prompt, prompt_ids=(1,), rollouts=rollouts)
     return apply_overlong(filled, max_tokens=100, step=step, config=config).rollouts
@@ -36,7 +36,7 @@ def test_zero_pays_nothing_to_the_truncated() -> None:
 
 def test_zero_pays_the_truncated_no_cosine_term_either() -> None:
     config = OverlongConfig(rule="zero", cosine_coef=0.5, cosine_min=1.0)
-    assert shaped_reward(1.0, 100, True, 100, 0, config) == 0.0
+    assert shaped_reward(1.0, 100, True, 100, 1, config) == 0.0
 
 
 @pytest.mark.parametrize(("num_tokens", "penalty"), [(0, 0), (80, 0), (85, -0.25), (90, -0.5), (100, -1), (150, -1)])
@@ -46,8 +46,8 @@ def test_soft_ramp_by_hand(num_tokens: int, penalty: float) -> None:
 
 def test_soft_penalty_is_added_to_the_reward() -> None:
     config = OverlongConfig(rule="soft", soft_cache_tokens=20, soft_penalty=0.5)
-    assert shaped_reward(0.0, 90, False, 100, 0, config) == -0.25
-    assert shaped_reward(1.0, 90, False, 100, 0, config) == 0.75
+    assert shaped_reward(0.0, 90, False, 100, 1, config) == -0.25
+    assert shaped_reward(1.0, 90, False, 100, 1, config) == 0.75
 
 
 @pytest.mark.parametrize(("num_tokens", "value"), [(0, 3.0), (50, 2.0), (100, 1.0), (130, 1.0)])
@@ -61,16 +61,17 @@ def test_cosine_at_a_quarter() -> None:
 
 def test_cosine_goes_by_the_reward() -> None:
     config = OverlongConfig(cosine_coef=0.2)
-    assert shaped_reward(1.0, 50, False, 100, 0, config) == pytest.approx(1.1)
-    assert shaped_reward(0.5, 50, False, 100, 0, config) == pytest.approx(0.55)
-    assert shaped_reward(0.0, 50, False, 100, 0, config) == 0.0
+    assert shaped_reward(1.0, 50, False, 100, 1, config) == pytest.approx(1.1)
+    assert shaped_reward(0.5, 50, False, 100, 1, config) == pytest.approx(0.55)
+    assert shaped_reward(0.0, 50, False, 100, 1, config) == 0.0
 
 
 def test_cosine_cycle() -> None:
     config = OverlongConfig(cosine_coef=1.0, cosine_on_steps=2, cosine_off_steps=3)
-    assert [cosine_is_on(step, config) for step in range(7)] == [True, True, False, False, False, True, True]
-    assert not cosine_is_on(0, OverlongConfig())
-    rewards = [shaped(config, make_rollout(1.0, 50), step=step)[0].shaped_reward for step in (1, 2)]
+    on = [cosine_is_on(step, config) for step in range(1, 8)]  # a run's first step is 1
+    assert on == [True, True, False, False, False, True, True]
+    assert not cosine_is_on(1, OverlongConfig())
+    rewards = [shaped(config, make_rollout(1.0, 50), step=step)[0].shaped_reward for step in (2, 3)]
     assert rewards == pytest.approx([1.5, 1.0])
 
 

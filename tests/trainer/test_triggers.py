@@ -132,6 +132,12 @@ def test_errors_of_zero_do_not_make_noise_significant() -> None:
     assert stalled(noisy, config_with(plateau_evals=5)) is Cause.PLATEAU
 
 
+def test_scores_of_unknown_error_end_no_era() -> None:
+    flat = (*validations(0.50, 0.50, 0.50), Validation(30, 0.50, math.nan))
+    assert stalled(flat[:3], config_with(plateau_evals=3)) is Cause.PLATEAU
+    assert stalled(flat, config_with(plateau_evals=3)) is None
+
+
 @pytest.mark.parametrize(("slope", "low", "high"), [(0.0, 0.93, 0.97), (0.005, 0.5, 0.6), (0.02, 0.0, 0.01)])
 def test_how_often_the_rule_fires(slope: float, low: float, high: float) -> None:
     # 8 validations with sampling error 0.02; the rise over 7 intervals has the error 7 * 0.02 / sqrt(42) = 0.0216.
