@@ -23,22 +23,7 @@ from verifier_service.instructions import (
 )
 from verifier_service.instructions.tokens import Check
 
-CHECKERS: Mapping[str, Check] = {
-    **keywords.CHECKERS,
-    **language.CHECKERS,
-    **lengths.CHECKERS,
-    **detectable.CHECKERS,
-    **count.CHECKERS,
-    **ratio.CHECKERS,
-    **words.CHECKERS,
-    **sentence.CHECKERS,
-    **layout.CHECKERS,
-    **custom.CHECKERS,
-}
-REPAIRED: Mapping[str, Check] = {
-    **language.REPAIRED,
-    **count.REPAIRED,
-    **ratio.REPAIRED,
-    **words.REPAIRED,
-    **layout.REPAIRED,
-}
+_FAMILIES = (keywords, language, lengths, detectable, count, ratio, words, sentence, layout, custom)
+
+CHECKERS: Mapping[str, Check] = {name: check for family in _FAMILIES for name, check in family.CHECKERS.items()}
+REPAIRED: Mapping[str, Check] = language.REPAIRED | count.REPAIRED | ratio.REPAIRED | words.REPAIRED | layout.REPAIRED

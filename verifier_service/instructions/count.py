@@ -1,16 +1,15 @@
 """IFBench's counts."""
 
 import re
-from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
 
 from verifier_service.instructions.tokens import (
     MARKS,
-    Check,
     Count,
     alphanumeric_words,
+    by_name,
     treebank_words,
     without_punctuation,
 )
@@ -68,15 +67,8 @@ def keywords_multiple(text: str, keyword1: str, keyword2: str, keyword3: str, ke
     return all(text.lower().count(keyword.strip().lower()) == times for keyword, times in wanted)
 
 
-CHECKERS: Mapping[str, Check] = {
-    "count:word_count_range": word_count_range,
-    "count:unique_word_count": unique_word_count,
-    "count:conjunctions": conjunctions,
-    "count:person_names": person_names,
-    "count:numbers": numbers,
-    "count:punctuation": punctuation,
-    "count:words_japanese": words_japanese,
-    "count:pronouns": pronouns,
-    "count:keywords_multiple": keywords_multiple,
-}
-REPAIRED: Mapping[str, Check] = {"count:conjunctions": conjunctions_repaired}
+CHECKERS = by_name(
+    "count", word_count_range, unique_word_count, conjunctions, person_names, numbers, punctuation, words_japanese,
+    pronouns, keywords_multiple
+)  # fmt: skip
+REPAIRED = by_name("count", conjunctions_repaired)

@@ -5,11 +5,10 @@ import io
 import re
 import string
 import unicodedata
-from collections.abc import Mapping
 from itertools import pairwise
 
 from verifier_service.instructions import sentences
-from verifier_service.instructions.tokens import MARKS, Check, Count, without_punctuation
+from verifier_service.instructions.tokens import MARKS, Count, by_name, without_punctuation
 from verifier_service.instructions.wordlists import NORTHERN_CAPITALS
 
 _QUESTION = re.compile(r"Question \d+[.|):;]?\s*")
@@ -142,19 +141,10 @@ def repeat_span(text: str, prompt_to_repeat: str, n_start: Count, n_end: Count) 
     return text.strip().lower() == prompt_to_repeat[n_start : n_end + 1].strip().lower()
 
 
-CHECKERS: Mapping[str, Check] = {
-    "custom:multiples": multiples,
-    "custom:mcq_count_length": mcq_count_length,
-    "custom:reverse_newline": reverse_newline,
-    "custom:word_reverse": word_reverse,
-    "custom:character_reverse": character_reverse,
-    "custom:sentence_alphabet": sentence_alphabet,
-    "custom:european_capitals_sort": european_capitals_sort,
-    "custom:csv_city": csv_city,
-    "custom:csv_special_character": csv_special_character,
-    "custom:csv_quotes": csv_quotes,
-    "custom:date_format_list": date_format_list,
-    "repeat:repeat_change": repeat_change,
-    "repeat:repeat_simple": repeat_simple,
-    "repeat:repeat_span": repeat_span,
-}
+CHECKERS = (
+    by_name("custom",
+        multiples, mcq_count_length, reverse_newline, word_reverse, character_reverse, sentence_alphabet,
+        european_capitals_sort, csv_city, csv_special_character, csv_quotes, date_format_list
+    )
+    | by_name("repeat", repeat_change, repeat_simple, repeat_span)
+)  # fmt: skip

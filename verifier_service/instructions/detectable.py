@@ -6,12 +6,11 @@ walking it once.
 
 import json
 import re
-from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
 
-from verifier_service.instructions.tokens import Check, Count, Keyword, keyword_pattern
+from verifier_service.instructions.tokens import Count, Keyword, by_name, keyword_pattern
 
 _SINGLE = re.compile(r"\*[^\n\*]*\*")
 _DOUBLE = re.compile(r"\*\*[^\n\*]*\*\*")
@@ -84,13 +83,10 @@ def title(text: str) -> bool:
     return False
 
 
-CHECKERS: Mapping[str, Check] = {
-    "detectable_content:number_placeholders": number_placeholders,
-    "detectable_content:postscript": postscript,
-    "detectable_format:number_bullet_lists": number_bullet_lists,
-    "detectable_format:constrained_response": constrained_response,
-    "detectable_format:number_highlighted_sections": number_highlighted_sections,
-    "detectable_format:multiple_sections": multiple_sections,
-    "detectable_format:json_format": json_format,
-    "detectable_format:title": title,
-}
+CHECKERS = (
+    by_name("detectable_content", number_placeholders, postscript)
+    | by_name("detectable_format",
+        number_bullet_lists, constrained_response, number_highlighted_sections, multiple_sections, json_format,
+        title
+    )
+)  # fmt: skip

@@ -1,11 +1,10 @@
 """IFEval's keywords, start and end, punctuation, and combinations with the prompt."""
 
-from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
 
-from verifier_service.instructions.tokens import Check, Count, Keyword, Relation, compares, keyword_pattern
+from verifier_service.instructions.tokens import Count, Keyword, Relation, by_name, compares, keyword_pattern
 
 Letter = Annotated[str, Field(min_length=1, max_length=1)]
 
@@ -51,14 +50,9 @@ def repeat_prompt(text: str, prompt_to_repeat: str) -> bool:
     return text.strip().lower().startswith(prompt_to_repeat.strip().lower())
 
 
-CHECKERS: Mapping[str, Check] = {
-    "keywords:existence": existence,
-    "keywords:frequency": frequency,
-    "keywords:forbidden_words": forbidden_words,
-    "keywords:letter_frequency": letter_frequency,
-    "startend:end_checker": end_checker,
-    "startend:quotation": quotation,
-    "punctuation:no_comma": no_comma,
-    "combination:two_responses": two_responses,
-    "combination:repeat_prompt": repeat_prompt,
-}
+CHECKERS = (
+    by_name("keywords", existence, frequency, forbidden_words, letter_frequency)
+    | by_name("startend", end_checker, quotation)
+    | by_name("punctuation", no_comma)
+    | by_name("combination", two_responses, repeat_prompt)
+)

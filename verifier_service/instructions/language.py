@@ -1,9 +1,7 @@
 """Language and letter case."""
 
-from collections.abc import Mapping
-
 from verifier_service.instructions.detector import detected
-from verifier_service.instructions.tokens import Check, Count, Relation, compares, treebank_words
+from verifier_service.instructions.tokens import Count, Relation, by_name, compares, treebank_words
 
 
 def response_language(text: str, language: str) -> bool:
@@ -28,10 +26,7 @@ def capital_word_frequency(text: str, capital_frequency: Count, capital_relation
     return compares(sum(word.isupper() for word in treebank_words(text)), capital_relation, capital_frequency)
 
 
-CHECKERS: Mapping[str, Check] = {
-    "language:response_language": response_language,
-    "change_case:english_capital": english_capital,
-    "change_case:english_lowercase": english_lowercase,
-    "change_case:capital_word_frequency": capital_word_frequency,
-}
-REPAIRED: Mapping[str, Check] = {"language:response_language": response_language_repaired}
+CHECKERS = by_name("language", response_language) | by_name(
+    "change_case", english_capital, english_lowercase, capital_word_frequency
+)
+REPAIRED = by_name("language", response_language_repaired)

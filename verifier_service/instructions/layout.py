@@ -2,7 +2,6 @@
 
 import re
 from collections import defaultdict, deque
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import emoji
 from pydantic import Field
 
 from verifier_service.instructions import sentences
-from verifier_service.instructions.tokens import MARKS, Check, treebank_words, without_punctuation
+from verifier_service.instructions.tokens import MARKS, by_name, treebank_words, without_punctuation
 
 _OPENING = {")": "(", "]": "[", "}": "{"}
 _LETTERED_OPTIONS = re.compile(r"\W*[aA]\W*[bB]\W*[cC]\W*")
@@ -169,20 +168,11 @@ def no_whitespace(text: str) -> bool:
     return not any(character.isspace() for character in text)
 
 
-CHECKERS: Mapping[str, Check] = {
-    "format:parentheses": parentheses,
-    "format:quotes": quotes,
-    "format:options": options,
-    "format:newline": newline,
-    "format:emoji": emoji_at_end,
-    "format:line_indent": line_indent,
-    "format:quote_unquote": quote_unquote,
-    "format:list": listed,
-    "format:thesis": thesis,
-    "format:sub-bullets": sub_bullets,
-    "format:no_bullets_bullets": no_bullets_bullets,
-    "format:title_case": title_case,
-    "format:output_template": output_template,
-    "format:no_whitespace": no_whitespace,
-}
-REPAIRED: Mapping[str, Check] = {"format:line_indent": line_indent_repaired}
+CHECKERS = (
+    by_name("format",
+        parentheses, quotes, options, newline, line_indent, quote_unquote, thesis, no_bullets_bullets, title_case,
+        output_template, no_whitespace
+    )
+    | {"format:emoji": emoji_at_end, "format:list": listed, "format:sub-bullets": sub_bullets}
+)  # fmt: skip
+REPAIRED = by_name("format", line_indent_repaired)

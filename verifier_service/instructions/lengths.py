@@ -1,10 +1,9 @@
 """IFEval's length constraints."""
 
 import re
-from collections.abc import Mapping
 
 from verifier_service.instructions import sentences
-from verifier_service.instructions.tokens import Check, Count, Relation, alphanumeric_words, compares
+from verifier_service.instructions.tokens import Count, Relation, alphanumeric_words, by_name, compares
 
 _DIVIDER = re.compile(r"\s?\*\*\*\s?")
 _FIRST_WORD_ENDS = re.compile(r"[.,?!'\"]")
@@ -35,9 +34,4 @@ def nth_paragraph_first_word(text: str, num_paragraphs: Count, nth_paragraph: Co
     return filled == num_paragraphs and _FIRST_WORD_ENDS.split(word)[0].lower() == first_word.lower()
 
 
-CHECKERS: Mapping[str, Check] = {
-    "length_constraints:number_sentences": number_sentences,
-    "length_constraints:number_words": number_words,
-    "length_constraints:number_paragraphs": number_paragraphs,
-    "length_constraints:nth_paragraph_first_word": nth_paragraph_first_word,
-}
+CHECKERS = by_name("length_constraints", number_sentences, number_words, number_paragraphs, nth_paragraph_first_word)

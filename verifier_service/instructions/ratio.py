@@ -1,13 +1,12 @@
 """IFBench's ratios."""
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
 
 from verifier_service.instructions import sentences
-from verifier_service.instructions.tokens import Check, alphanumeric_words
+from verifier_service.instructions.tokens import alphanumeric_words, by_name
 from verifier_service.instructions.wordlists import STOP_WORDS
 
 Percentage = Annotated[float, Field(ge=0)]
@@ -61,14 +60,5 @@ def sentence_words(text: str) -> bool:
     return len(found) == 3 and len({len(sentence.strip()) for sentence in found}) == 1
 
 
-CHECKERS: Mapping[str, Check] = {
-    "ratio:stop_words": stop_words,
-    "ratio:sentence_type": sentence_type,
-    "ratio:sentence_balance": sentence_balance,
-    "ratio:overlap": overlap,
-    "ratio:sentence_words": sentence_words,
-}
-REPAIRED: Mapping[str, Check] = {
-    "ratio:sentence_type": sentence_type_repaired,
-    "ratio:sentence_balance": sentence_balance_repaired,
-}
+CHECKERS = by_name("ratio", stop_words, sentence_type, sentence_balance, overlap, sentence_words)
+REPAIRED = by_name("ratio", sentence_type_repaired, sentence_balance_repaired)

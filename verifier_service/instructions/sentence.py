@@ -1,11 +1,10 @@
 """IFBench's instructions about sentences."""
 
 import re
-from collections.abc import Mapping
 from itertools import pairwise
 
 from verifier_service.instructions import sentences
-from verifier_service.instructions.tokens import MARKS, Check, Count, without_punctuation
+from verifier_service.instructions.tokens import MARKS, Count, by_name, without_punctuation
 
 
 def alliteration_increment(text: str) -> bool:
@@ -36,8 +35,4 @@ def increment(text: str, small_n: Count) -> bool:
     return all(other == one + small_n for one, other in pairwise(counts))
 
 
-CHECKERS: Mapping[str, Check] = {
-    "sentence:alliteration_increment": alliteration_increment,
-    "sentence:keyword": keyword,
-    "sentence:increment": increment,
-}
+CHECKERS = by_name("sentence", alliteration_increment, keyword, increment)

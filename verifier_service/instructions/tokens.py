@@ -28,6 +28,11 @@ _CONTRACTED = frozenset({"cannot", "gimme", "gonna", "gotta", "lemme", "wanna"})
 """Words without an apostrophe that the tokenizer takes apart."""
 
 
+def by_name(family: str, *checkers: Check) -> dict[str, Check]:
+    """The checkers of a family by id, which is family and function name; a mended one has the id of what it mends."""
+    return {f"{family}:{checker.__name__.removesuffix('_repaired')}": checker for checker in checkers}
+
+
 def compares(count: int, relation: Relation, threshold: int) -> bool:
     return count < threshold if relation == "less than" else count >= threshold
 
