@@ -3,7 +3,7 @@
 For each row, beside what admission refuses: the ground truth given back, an empty answer, a random one, a hedged one
 ("A or B or C") and one that lists all options. The last three are made from the ground truth. Rows without one to give
 back (code, instructions) may carry known-good `completions`, of which one must earn 1; what else can be told of such a
-row (a checker that refuses the expected output, instructions that contradict each other) its verifier tells.
+row (a checker that refuses the expected output) its verifier tells.
 """
 
 import json

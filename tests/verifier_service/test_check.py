@@ -27,13 +27,6 @@ def fenced(source: str) -> str:
     return f"```python\n{source}\n```"
 
 
-def instructed(*instructions: tuple[str, dict[str, Any]]) -> dict[str, Any]:
-    return {"kind": "instruction", "instructions": [{"id": name, "kwargs": given} for name, given in instructions]}
-
-
-NUM_WORDS = "length_constraints:number_words"
-
-
 @pytest.mark.parametrize("task", [GCD, {**GCD, "reward_mode": "strict"}, COMMA, MATH, CHOICE])
 def test_sound_rows_have_no_faults(task: dict[str, Any], tools: WorkerTools) -> None:
     assert check_line(1, json.dumps({"task": task}).encode(), tools).faults == ()
@@ -75,11 +68,6 @@ def test_broken_rows_say_why(row: dict[str, Any], fault: str, tools: WorkerTools
         {"task": DOUBLE, "completions": [fenced("def double(x): return 2 * x")]},
         {"task": {"kind": "code", "tests": [{"assert": "assert f(1) is None"}]}},
         {"task": COMMA, "completions": ["None here."]},
-        {
-            "task": instructed(
-                (NUM_WORDS, {"relation": "at least", "num_words": 9}), ("change_case:english_capital", {})
-            )
-        },
     ],
 )
 def test_sound_code_and_instructions_have_no_faults(row: dict[str, Any], tools: WorkerTools) -> None:
@@ -95,44 +83,6 @@ def test_sound_code_and_instructions_have_no_faults(row: dict[str, Any], tools: 
         ({"task": {**DOUBLE, "tests": [{"args": [2], "expected": None}]}}, "a program that does nothing earns 1"),
         ({"task": {**ECHO, "checker": ACCEPTS_ALL}}, "tests.0: the checker accepts an empty output"),
         ({"task": {**ECHO, "checker": ACCEPTS_NONE}}, "cannot be judged (ground_truth: the checker does not accept"),
-        (
-            {
-                "task": instructed(
-                    (NUM_WORDS, {"relation": "at least", "num_words": 9}),
-                    (NUM_WORDS, {"relation": "less than", "num_words": 9}),
-                )
-            },
-            "length_constraints:number_words: at least 9 and less than 9",
-        ),
-        (
-            {"task": instructed((NUM_WORDS, {"relation": "less than", "num_words": 0}))},
-            "length_constraints:number_words: at least 0 and less than 0",
-        ),
-        (
-            {
-                "task": instructed(
-                    ("keywords:existence", {"keywords": ["sun"]}),
-                    ("keywords:forbidden_words", {"forbidden_words": ["sun"]}),
-                )
-            },
-            "keywords:forbidden_words forbids 'sun'",
-        ),
-        (
-            {"task": instructed(("punctuation:no_comma", {}), ("startend:end_checker", {"end_phrase": "so, bye"}))},
-            "punctuation:no_comma forbids 'so, bye'",
-        ),
-        (
-            {
-                "task": instructed(
-                    ("change_case:english_capital", {}), ("language:response_language", {"language": "hi"})
-                )
-            },
-            "a response in 'hi' cannot be in English",
-        ),
-        (
-            {"task": instructed(("change_case:english_capital", {}), ("change_case:english_lowercase", {}))},
-            "change_case:english_capital and change_case:english_lowercase exclude each other",
-        ),
     ],
 )
 def test_broken_code_and_instructions_say_why(row: dict[str, Any], fault: str, tools: WorkerTools) -> None:

@@ -5,7 +5,7 @@ line, without its last, without both, each as it is and without asterisks.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, ClassVar
 
@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, create_m
 
 from verifier_service import instructions
 from verifier_service.errors import TaskRefused
-from verifier_service.instructions.contradictions import contradictions
 from verifier_service.schemas import Instruction, InstructionTask
 from verifier_service.verifier import Judgement, Lane, Tools
 
@@ -64,9 +63,6 @@ class InstructionVerifier:
             for instruction, met in zip(task.instructions, followed, strict=True)
         ]
         return Judgement(reward, reason, {"instructions": listed})
-
-    def faults(self, task: InstructionTask, tools: Tools) -> Iterator[str]:
-        yield from contradictions([(one.id, _arguments(task, one)) for one in task.instructions])
 
     def info(self) -> Mapping[str, Any]:
         return {"instructions": sorted(instructions.CHECKERS)}
