@@ -52,7 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
         if stub.hangs.is_set():
             threading.Event().wait(60)
         if stub.dies_at is not None and len(stub.completions) > stub.dies_at:
-            stub.statuses["/health"] = 503
+            stub.statuses["/weight_info"] = 503
             self.close_connection = True
             return
         status = stub.statuses.get(route, 500 if route == "/start_weight_update" and stub.updating else 200)
@@ -69,6 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
         config = {"logprobs_mode": stub.logprobs_mode, "max_model_len": 64}
         answers: dict[str, Any] = {
             "/version": {"version": stub.version},
+            "/weight_info": {"weight_version": stub.weights},
             "/get_world_size": {"world_size": stub.world_size},
             "/server_info": {"vllm_config": {"model_config": config, "weight_transfer_config": {"backend": "files"}}},
         }

@@ -1,18 +1,22 @@
 """What both vLLM engines share, without vLLM."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from tests.trainer.builders import rollout
 from tests.trainer.tiny import run_config
-from tests.trainer.vllm_models import request
-from trainer.engine.choice import longest_sequence
+from tests.trainer.vllm_models import model, request, tokenizer
+from trainer.engine.choice import http_engine, longest_sequence
 from trainer.engine.config import EngineConfig
 from trainer.engine.protocol import Sampling, sampling_seed
-from trainer.engine.vllm_request import Flight, check_version, sampling_params
+from trainer.engine.vllm_request import Flight, Reader, check_version, sampling_params
 from trainer.errors import ConfigError
+from trainer.parallel import Ranks
+from trainer.policy import Policy
 
 
 @pytest.mark.parametrize("version", ["0.32.0", "0.32.0+cpu", "0.33.5", "0.33.0rc1"])
@@ -60,6 +64,22 @@ def test_requests_are_taken_as_there_is_room_and_asked_for_again_after_none() ->
 def test_servers_and_their_kind_belong_together(section: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="belong to kind"):
         EngineConfig.model_validate(section)
+
+
+def test_own_servers_are_refused_where_ranks_run_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They listen on loopback: ranks of another machine would each lose all of them."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setattr(Ranks, "on_main", lambda self, function: function())
+    config = run_config(tmp_path, engine__kind="vllm_http", engine__own_servers=[""])
+    with pytest.raises(ConfigError, match="other machines"):
+        http_engine(
+            config,
+            "model",
+            Reader(tokenizer(), frozenset({1})),
+            Policy(model(0, True), 1.0),
+            torch.float32,
+            Ranks(0, 2),
+        )
 
 
 def test_the_longest_sequence_is_that_of_any_stage(tmp_path: Any) -> None:

@@ -1,6 +1,8 @@
 """Servers that are lost, come back, hang or are not what they should be; without vLLM."""
 
 import contextlib
+import resource
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -72,6 +74,16 @@ def test_completions_of_a_lost_server_are_asked_again_with_the_same_seeds(
     assert asked <= {body["sampling_params"]["seed"] for body in stubs[1].completions}
 
 
+def test_there_are_files_for_a_connection_a_completion(stubs: list[StubVllm]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard // 2, hard))
+    try:
+        engine_of([Server(stubs[0].url)])
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_a_lost_server_serves_again_after_the_next_push(stubs: list[StubVllm]) -> None:
     lost, other = [Server(stub.url) for stub in stubs]
     engine = engine_of([lost, other])
@@ -107,6 +119,14 @@ def test_a_hanging_server_is_lost(
     assert tokens(rolled(engine)) == EXPECTED
 
 
+def test_an_engine_that_hangs_behind_its_server_is_unhealthy(stubs: list[StubVllm]) -> None:
+    """The route that the engine answers, and not the one that is answered in front of it."""
+    server = Server(stubs[0].url)
+    assert server.is_healthy()
+    stubs[0].statuses["/weight_info"] = 500
+    assert not server.is_healthy()
+
+
 def test_when_all_are_lost_those_that_come_back_get_the_weights_first(
     engine: VllmHttpEngine, stubs: list[StubVllm]
 ) -> None:
@@ -118,7 +138,7 @@ def test_when_all_are_lost_those_that_come_back_get_the_weights_first(
 
 def test_without_any_server_the_run_ends_with_a_line(stubs: list[StubVllm]) -> None:
     for stub in stubs:
-        stub.statuses["/health"] = 503
+        stub.statuses["/weight_info"] = 503
     with pytest.raises(EngineError, match="no vLLM server answers"):
         engine_of([Server(stub.url) for stub in stubs], patience_s=0.1).push(WEIGHTS, 0)
 
@@ -205,6 +225,22 @@ def test_without_a_server_there_is_no_fingerprint(engine: VllmHttpEngine, stubs:
         engine.fingerprint([[5, 6, 7]])
 
 
+def test_a_server_lost_before_its_fingerprint_is_left_out(engine: VllmHttpEngine, stubs: list[StubVllm]) -> None:
+    stubs[0].statuses["/inference/v1/generate"] = 500
+    assert engine.fingerprint([[3, 4, 5]]) == [[-1.0, -1.0]]
+    assert [server.url for server in engine._servers.serving()] == [stubs[1].url]
+
+
+def test_a_server_started_anew_before_its_fingerprint_is_left_out(
+    engine: VllmHttpEngine, stubs: list[StubVllm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says is that of the model on the disk, and would pass for weights that did not arrive."""
+    stubs[0].weights = "default"
+    told = {stubs[0].url: [-9.0, -9.0], stubs[1].url: [-1.0, -2.0]}
+    monkeypatch.setattr(vllm_http, "probe", lambda server, sequence: told[server.url])
+    assert engine.fingerprint([[3, 4, 5]]) == [[-1.0, -2.0]]
+
+
 def test_a_fingerprint_shows_the_server_that_differs(
     engine: VllmHttpEngine, monkeypatch: pytest.MonkeyPatch, stubs: list[StubVllm]
 ) -> None:
@@ -248,7 +284,16 @@ def test_public_addresses_are_refused(url: str) -> None:
         refuse_public(url)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://10.1.2.3:8001", "http://[fd00::1]:80"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:1",
+        "http://10.1.2.3:8001",
+        "http://[fd00::1]:80",
+        "http://100.64.3.4:8001",  # shared address space, where some clouds have their pods
+        "http://vllm-0.vllm.invalid:8001",  # a pod that does not run yet has no address
+    ],
+)
 def test_private_addresses_are_taken(url: str) -> None:
     refuse_public(url)
 
@@ -279,6 +324,25 @@ def test_an_own_server_that_ended_is_started_again_and_ends_with_the_engine(
     assert second is not first
     servers.close()
     assert second.poll() is not None
+
+
+def test_an_own_server_started_again_in_a_rollout_outlives_it(tmp_path: Path, stubs: list[StubVllm]) -> None:
+    """It ends with the thread it was started from: the kernel means the thread where it says parent."""
+    server = own(tmp_path, "import time; time.sleep(600)", stubs[0].url)
+    engine = engine_of([server])
+    engine.push(WEIGHTS, 0)
+    first = server.process
+    assert first is not None
+    first.kill()
+    first.wait()
+    stubs[0].weights = "default"
+    assert tokens(rolled(engine)) == EXPECTED
+    second = server.process
+    assert second is not None
+    assert second is not first
+    with pytest.raises(subprocess.TimeoutExpired):
+        second.wait(2)
+    engine.close()
 
 
 def test_what_a_killed_server_left_behind_ends_too(tmp_path: Path, stubs: list[StubVllm]) -> None:

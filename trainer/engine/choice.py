@@ -1,5 +1,6 @@
 """The engine that the config names. vLLM is imported only where it is chosen: it takes seconds, and is an extra."""
 
+import os
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -48,21 +49,24 @@ def make_engine(
 def http_engine(
     config: RunConfig, model: str, reader: Reader, policy: Policy, dtype: torch.dtype, ranks: Ranks
 ) -> VllmHttpEngine:
-    """Own servers are started with the first weights; each rank knows the URLs, rank 0 the processes."""
+    """Each rank knows all servers; own ones are started by rank 0 with the first weights."""
     engine, longest = config.engine, longest_sequence(config)
     channel = NcclChannel(ranks.device) if ranks.device.type == "cuda" else FilesChannel()
 
-    def start() -> list[Server]:
-        if engine.own_servers:
-            check_version(installed_vllm(), "as installed")
+    def own_servers() -> list[Server]:
+        if not engine.own_servers:
+            return []
+        if int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size)) < ranks.size:
+            raise ConfigError(
+                "engine.own_servers: ranks on other machines cannot reach them; name servers in engine.urls"
+            )
+        check_version(installed_vllm(), "as installed")
         return [
             own_server(devices, model, engine, longest, dtype, channel.backend, config.run_dir / f"vllm-{i}.log")
             for i, devices in enumerate(engine.own_servers)
         ]
 
-    own = start() if ranks.is_main else []
-    urls = ranks.on_main(lambda: [server.url for server in own])
-    servers = [Server(url) for url in engine.urls] + (own or [Server(url) for url in urls])
+    servers = [Server(url) for url in engine.urls] + ranks.on_main(own_servers)
     kept = Servers(servers, engine.patience_s, longest, channel.backend)
     return VllmHttpEngine(kept, channel, reader, engine.max_rows, policy.weights, ranks)
 

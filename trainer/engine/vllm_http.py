@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import resource
 import threading
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ import torch
 
 from trainer.engine.protocol import RolloutRequest, Sampling
 from trainer.engine.vllm_request import PROBE_PARAMS, Flight, Reader, Ticket, sampling_params
-from trainer.engine.vllm_servers import Server, Servers, in_one_line
+from trainer.engine.vllm_servers import Server, Servers, on_all
 from trainer.engine.vllm_weights import Channel, transfer
 from trainer.errors import EngineError
 from trainer.parallel import Ranks
@@ -41,28 +42,19 @@ class VllmHttpEngine:
         weights: Callable[[], Weights],
         ranks: Ranks,
     ) -> None:
-        """`weights` gives the policy's again, for a server that comes back in the middle of a rollout."""
+        """`weights` gives the policy's again, for servers that come back in the middle of a rollout."""
         self._servers, self._channel, self._reader, self._ranks = servers, channel, reader, ranks
         self._max_rows, self._weights = max_rows, weights
         self._name, self._policy_version = "", 0
-        self._given: set[str] = set()
-        self._pushing = threading.RLock()
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each completion under way is a connection
 
     def push(self, weights: Weights, policy_version: int) -> None:
         """Raises EngineError where no server is left."""
-        with self._pushing:
-            self._push(weights, policy_version)
-
-    def _push(self, weights: Weights, policy_version: int) -> None:
         name = uuid.uuid4().hex  # not the version: after a rollback it comes again with other weights
         if self._ranks.is_main:
-            living = self._servers.living()
-            have = transfer(weights, living, self._channel, name)
-            for server in self._servers.all:
-                if server not in have:
-                    self._servers.lose(server, "it did not take its weights")
-            if not have:
-                raise EngineError("no vLLM server took the weights")
+            have = transfer(weights, self._servers.living(), self._channel, name)
+            self._servers.keep(have, "it did not take its weights")
         else:
             for _ in weights:  # each is put together by all ranks
                 pass
@@ -70,38 +62,31 @@ class VllmHttpEngine:
         for server in self._servers.all:
             server.weights = name if server.url in urls else None
         self._name, self._policy_version = name, policy_version
-        self._given.add(name)
 
-    def push_again(self) -> None:
-        """To servers that came back when none was left."""
+    def _push_again(self) -> None:
+        """To servers that come back when none was left."""
         if self._ranks.size > 1:
             raise EngineError("no vLLM server is left, and with several ranks weights are pushed only between steps")
-        with self._pushing:
-            if not self._servers.serving():
-                self._push(self._weights(), self._policy_version)
+        self.push(self._weights(), self._policy_version)
 
     def rollout(self, requests: Iterable[RolloutRequest | None], sampling: Sampling) -> Iterator[RolloutGroup]:
         flight = Flight.of(requests, self._max_rows * max(1, len(self._servers.serving())))
-        with _Asking(self._servers, self.push_again) as asking:
+        with _Asking(self._servers, self._read) as asking:
             while True:
                 for ticket in flight.take():
                     params = sampling_params(sampling, ticket.seed, self._reader.stop_ids)
-                    body = {"token_ids": list(ticket.request.prompt_ids), "sampling_params": params}
-                    asking.begin(ticket, body, self._read)
+                    asking.begin(ticket, {"token_ids": list(ticket.request.prompt_ids), "sampling_params": params})
                 if not flight.num_running:
                     return
-                ticket, rollout = asking.next()
-                if (group := flight.land(ticket, rollout)) is not None:
+                if (done := asking.next()) is None:
+                    self._push_again()  # not in the thread that asks: a server ends with the thread it was begun in
+                    asking.go_on()
+                elif (group := flight.land(*done)) is not None:
                     yield group
 
     def _read(self, choice: dict[str, Any]) -> Rollout | None:
-        """None, to ask again, where tokens are of weights given earlier or the server cut the completion short.
-
-        Raises StrangeWeights where tokens are of others.
-        """
+        """None where tokens are of other weights, or the server cut the completion short."""
         names = {span["version"] for span in choice["weight_versions"]}
-        if not names <= self._given:
-            raise StrangeWeights
         if names != {self._name} or choice["finish_reason"] not in ("stop", "length"):
             return None
         logprobs = [token["logprob"] for token in choice["logprobs"]["content"]]
@@ -109,10 +94,19 @@ class VllmHttpEngine:
 
     def fingerprint(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Of every server; at each token the lowest value, so that one which differs from the others shows."""
-        found = [[probe(server, sequence) for sequence in sequences] for server in self._servers.serving()]
-        if not found:
-            raise EngineError("no vLLM server is left to compare with")
-        tokens = [zip(*rows, strict=True) for rows in zip(*found, strict=True)]
+        return self._ranks.on_main(lambda: self._fingerprint(sequences))
+
+    def _fingerprint(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        found: dict[Server, list[list[float]]] = {}
+
+        def ask(server: Server) -> None:
+            told = [probe(server, sequence) for sequence in sequences]
+            if server.weights_it_has() == server.weights:
+                found[server] = told
+
+        on_all(self._servers.serving(), ask)
+        self._servers.keep(list(found), "it does not answer, or has other weights than it was given")
+        tokens = [zip(*rows, strict=True) for rows in zip(*found.values(), strict=True)]
         return [[min(values, key=lambda v: (not math.isnan(v), v)) for values in row] for row in tokens]
 
     def sleep(self) -> None:
@@ -126,28 +120,20 @@ class VllmHttpEngine:
 
 
 def probe(server: Server, sequence: Sequence[int]) -> list[float]:
-    """Log-probabilities of all tokens but the first. Raises EngineError where the server does not answer."""
-    body = {"token_ids": list(sequence), "sampling_params": PROBE_PARAMS}
-    try:
-        told = server.post(ROUTE, body)["prompt_logprobs"]
-    except httpx.HTTPError as error:
-        raise EngineError(f"vLLM server {server.url}: {in_one_line(error)}") from error
+    """Log-probabilities of all tokens but the first. Raises httpx.HTTPError where the server does not answer."""
+    told = server.post(ROUTE, {"token_ids": list(sequence), "sampling_params": PROBE_PARAMS})["prompt_logprobs"]
     return [top[str(token)]["logprob"] for top, token in zip(told[1:], sequence[1:], strict=True)]
-
-
-class StrangeWeights(Exception):
-    """Of an answer: the server has weights that it was not given here."""
 
 
 class _Asking:
     """The requests of one rollout, in a thread with an event loop: hundreds wait at once."""
 
-    def __init__(self, servers: Servers, push_again: Callable[[], None]) -> None:
-        self._servers, self._push_again = servers, push_again
+    def __init__(self, servers: Servers, read: Callable[[dict[str, Any]], Rollout | None]) -> None:
+        self._servers, self._read = servers, read
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._done: SimpleQueue[tuple[Ticket, Rollout] | BaseException] = SimpleQueue()
-        self._reviving = asyncio.Lock()
+        self._done: SimpleQueue[tuple[Ticket, Rollout] | BaseException | None] = SimpleQueue()
+        self._reviving, self._revived = asyncio.Lock(), asyncio.Event()
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(10.0, read=None, pool=None), limits=httpx.Limits(), trust_env=False
         )
@@ -170,15 +156,19 @@ class _Asking:
         await asyncio.gather(*others, return_exceptions=True)
         await self._client.aclose()
 
-    def begin(self, ticket: Ticket, body: dict[str, Any], read: Callable[[dict[str, Any]], Rollout | None]) -> None:
-        self._begin(self._complete(ticket, body, read))
+    def begin(self, ticket: Ticket, body: dict[str, Any]) -> None:
+        self._begin(self._complete(ticket, body))
 
-    def next(self) -> tuple[Ticket, Rollout]:
-        """The next completion that is done. Raises what went wrong with any."""
+    def next(self) -> tuple[Ticket, Rollout] | None:
+        """The next completion that is done; None where no server is left to ask. Raises what went wrong with any."""
         done = self._done.get()
         if isinstance(done, BaseException):
             raise done
         return done
+
+    def go_on(self) -> None:
+        """There are servers again."""
+        self._loop.call_soon_threadsafe(self._revived.set)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         async def watched() -> None:
@@ -189,9 +179,7 @@ class _Asking:
 
         asyncio.run_coroutine_threadsafe(watched(), self._loop)
 
-    async def _complete(
-        self, ticket: Ticket, body: dict[str, Any], read: Callable[[dict[str, Any]], Rollout | None]
-    ) -> None:
+    async def _complete(self, ticket: Ticket, body: dict[str, Any]) -> None:
         """From whichever server gives it, with the same seed each time."""
         failures = 0
         while True:
@@ -210,15 +198,11 @@ class _Asking:
                 self._servers.lose(server, f"HTTP {answer.status_code}")
             elif answer.is_error:
                 raise EngineError(f"vLLM server {server.url} refuses a completion: {answer.text[:200]}")
-            else:
-                try:
-                    rollout = read(answer.json()["choices"][0])
-                except StrangeWeights:
-                    self._servers.lose(server, "it was started anew and has other weights")
-                    continue
-                if rollout is not None:
-                    self._done.put((ticket, rollout))
-                    return
+            elif (rollout := self._read(answer.json()["choices"][0])) is not None:
+                self._done.put((ticket, rollout))
+                return
+            elif await asyncio.to_thread(server.weights_it_has) != server.weights:
+                self._servers.lose(server, "it was started anew and has other weights")
 
     async def _ask(self, server: Server, body: dict[str, Any]) -> httpx.Response:
         """Raises httpx.TransportError, also for a server that was lost meanwhile: a hanging one says nothing."""
@@ -232,12 +216,13 @@ class _Asking:
             asking.cancel()
 
     async def _choose(self) -> Server:
-        """The least busy server. Without any: those that come back, given the weights again."""
-        if not self._servers.serving():
-            async with self._reviving:
-                if not self._servers.serving():
-                    await asyncio.to_thread(self._push_again)
-        return min(self._servers.serving(), key=lambda server: server.num_running)
+        """The least busy server. Without any, whoever waits in `next` is told, to make some serve again."""
+        async with self._reviving:
+            while not (serving := self._servers.serving()):
+                self._revived.clear()
+                self._done.put(None)
+                await self._revived.wait()
+        return min(serving, key=lambda server: server.num_running)
 
     async def _watch(self) -> None:
         """Lose servers that hang."""

@@ -48,10 +48,19 @@ class Server:
     num_running: int = 0
     """Completions asked of it."""
 
-    def is_healthy(self) -> bool:
+    def weights_it_has(self) -> str | None:
+        """Their name, told by the engine itself: `/health` is answered in front of one that hangs. None: no answer.
+
+        Empty where the server has no such route, for the check at its first use to complain of.
+        """
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{self.url}/health", timeout=10.0, trust_env=False).status_code == 200
-        return False
+            answer = httpx.get(f"{self.url}/weight_info", timeout=10.0, trust_env=False)
+            if answer.status_code in (200, 404):
+                return str(answer.json()["weight_version"]) if answer.status_code == 200 else ""
+        return None
+
+    def is_healthy(self) -> bool:
+        return self.weights_it_has() is not None
 
     def post(self, route: str, body: dict[str, Any] | None = None) -> Any:
         """Raises httpx.HTTPError."""
@@ -116,6 +125,14 @@ class Servers:
             logger.warning("vLLM server %s is lost: %s", server.url, reason)
         server.weights, server.checked = None, False
 
+    def keep(self, servers: Sequence[Server], reason: str) -> None:
+        """Lose all others. Raises EngineError where none is left."""
+        for server in self.all:
+            if server not in servers:
+                self.lose(server, reason)
+        if not servers:
+            raise EngineError(f"no vLLM server is left: {reason}")
+
     def living(self) -> list[Server]:
         """Servers that answer. Own ones that ended are started again; none may be missing at the run's beginning.
 
@@ -148,6 +165,7 @@ class Servers:
         """Raises ConfigError for a server that would give other numbers than the trainer thinks."""
         if server.checked:
             return
+        refuse_public(server.url)
         check_version(server.get("/version")["version"], f"of {server.url}")
         try:
             config = server.get("/server_info?config_format=json")["vllm_config"]
@@ -179,8 +197,6 @@ def in_one_line(error: httpx.HTTPError) -> str:
 
 def on_all(servers: Sequence[Server], act: Callable[[Server], Any]) -> list[Server]:
     """Those on which it worked, all asked at once; what fails is logged."""
-    if not servers:
-        return []
 
     def attempt(server: Server) -> bool:
         try:
@@ -190,18 +206,20 @@ def on_all(servers: Sequence[Server], act: Callable[[Server], Any]) -> list[Serv
             return False
         return True
 
-    with ThreadPoolExecutor(len(servers)) as pool:
+    with ThreadPoolExecutor(max(1, len(servers))) as pool:
         return [server for server, worked in zip(servers, pool.map(attempt, servers), strict=True) if worked]
 
 
 def refuse_public(url: str) -> None:
-    """The routes that take weights ask for no password. Raises ConfigError for an address that others may reach."""
-    host = urlsplit(url).hostname or ""
+    """The routes that take weights ask for no password. Raises ConfigError for an address that everybody may reach.
+
+    Names of pods that do not run yet have none; it is asked again when the server answers.
+    """
     try:
-        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
-    except OSError as error:
-        raise ConfigError(f"engine.urls: {host}: {error.strerror}") from error
-    if public := [address for address in found if not ipaddress.ip_address(address).is_private]:
+        found = {info[4][0] for info in socket.getaddrinfo(urlsplit(url).hostname, None)}
+    except OSError:
+        return
+    if public := [address for address in found if ipaddress.ip_address(address).is_global]:
         raise ConfigError(f"engine.urls: {url} is {public[0]}, no private address; its routes take anybody's weights")
 
 
