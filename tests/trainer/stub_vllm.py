@@ -22,6 +22,8 @@ class StubVllm(ThreadingHTTPServer):
         self.dies_at: int | None = None
         """Completions after which connections are closed without an answer."""
         self.hangs = threading.Event()
+        self.hanging_route: str | None = None
+        self.backend = "files"
         self.updating = False
         self.calls: list[tuple[str, Any]] = []
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -49,7 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self, body: Any) -> None:
         stub, route = self.server, self.path.split("?")[0]
         stub.calls.append((route, body))
-        if stub.hangs.is_set():
+        if stub.hangs.is_set() or route == stub.hanging_route:
             threading.Event().wait(60)
         if stub.dies_at is not None and len(stub.completions) > stub.dies_at:
             stub.statuses["/weight_info"] = 503
@@ -71,7 +73,9 @@ class _Handler(BaseHTTPRequestHandler):
             "/version": {"version": stub.version},
             "/weight_info": {"weight_version": stub.weights},
             "/get_world_size": {"world_size": stub.world_size},
-            "/server_info": {"vllm_config": {"model_config": config, "weight_transfer_config": {"backend": "files"}}},
+            "/server_info": {
+                "vllm_config": {"model_config": config, "weight_transfer_config": {"backend": stub.backend}}
+            },
         }
         return self._completion(body) if route == "/inference/v1/generate" else answers.get(route, {})
 

@@ -4,6 +4,7 @@ import contextlib
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -359,17 +360,90 @@ def test_what_a_killed_server_left_behind_ends_too(tmp_path: Path, stubs: list[S
     assert not psutil.pid_exists(int(said))
 
 
-def test_workers_of_all_servers_join_one_group(stubs: list[StubVllm], monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[Any] = []
+class Broadcast:
+    """A group of the transfer's on which nothing is sent."""
+
+    destroyed = False
+
+    def destroy(self) -> None:
+        self.destroyed = True
+
+
+@pytest.fixture
+def nccl(stubs: list[StubVllm], monkeypatch: pytest.MonkeyPatch) -> tuple[NcclChannel, list[Server]]:
+    for stub in stubs:
+        stub.backend = "nccl"
     channel = NcclChannel(torch.device("cpu"))
-    monkeypatch.setattr(channel, "_open", lambda common: opened.append(common))
+    monkeypatch.setattr(channel, "_open", lambda common: Broadcast())
+    monkeypatch.setattr(channel, "_broadcast", lambda tensors: None)
+    return channel, [Server(stub.url) for stub in stubs]
+
+
+def nccl_engine(nccl: tuple[NcclChannel, list[Server]]) -> VllmHttpEngine:
+    channel, servers = nccl
+    reader = Reader(tokenizer(), frozenset({1}))
+    return VllmHttpEngine(Servers(servers, 60.0, 64, "nccl"), channel, reader, 16, lambda: WEIGHTS, ALONE)
+
+
+def init_infos(stub: StubVllm) -> list[Any]:
+    return [body["init_info"] for route, body in stub.calls if route == "/init_weight_transfer_engine"]
+
+
+def test_workers_of_all_servers_join_one_group(
+    stubs: list[StubVllm], nccl: tuple[NcclChannel, list[Server]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Any] = []
+    monkeypatch.setattr(nccl[0], "_open", lambda common: opened.append(common))
     stubs[0].world_size, stubs[1].world_size = 2, 4
-    channel.join([Server(stub.url) for stub in stubs])
-    [first, second] = [dict(stub.calls)["/init_weight_transfer_engine"]["init_info"] for stub in stubs]
+    nccl_engine(nccl).push(WEIGHTS, 0)
+    [first], [second] = map(init_infos, stubs)
     assert (first["rank_offset"], second["rank_offset"]) == (1, 3), "rank 0 is the trainer"
     assert first["world_size"] == second["world_size"] == opened[0]["world_size"] == 7
     assert first["master_address"] == "127.0.0.1"
     assert first["master_port"] == second["master_port"] == opened[0]["master_port"]
+
+
+def test_the_group_stays_as_long_as_its_members_do(
+    stubs: list[StubVllm], nccl: tuple[NcclChannel, list[Server]]
+) -> None:
+    engine = nccl_engine(nccl)
+    engine.push(WEIGHTS, 0)
+    engine.push(WEIGHTS, 1)
+    assert [len(init_infos(stub)) for stub in stubs] == [1, 1]
+    stubs[1].weights = "default"  # started anew, and nobody asked it anything since
+    engine.push(WEIGHTS, 2)
+    assert [len(init_infos(stub)) for stub in stubs] == [2, 2]
+
+
+def test_a_group_that_a_dead_trainer_left_is_given_up_first(
+    stubs: list[StubVllm], nccl: tuple[NcclChannel, list[Server]]
+) -> None:
+    nccl_engine(nccl).push(WEIGHTS, 0)
+    routes = [route for route, _ in stubs[0].calls]
+    assert routes.index("/shutdown_weight_transfer_engine") < routes.index("/init_weight_transfer_engine")
+
+
+def never(*_: Any) -> None:
+    threading.Event().wait()
+
+
+@pytest.mark.parametrize("route", ["/init_weight_transfer_engine", "/update_weights"])
+def test_a_server_that_fails_in_a_transfer_ends_it_though_nccl_waits_for_ever(
+    stubs: list[StubVllm], nccl: tuple[NcclChannel, list[Server]], monkeypatch: pytest.MonkeyPatch, route: str
+) -> None:
+    monkeypatch.setattr(nccl[0], "_open" if "init" in route else "_broadcast", never)
+    stubs[0].statuses[route], stubs[1].hanging_route = 500, route
+    threads = [thread for thread in threading.enumerate() if not thread.daemon]
+    with pytest.raises(EngineError, match="did not take its weights: HTTP 500"):
+        nccl_engine(nccl).push(WEIGHTS, 0)
+    assert [t for t in threading.enumerate() if not t.daemon] == threads, "the process could not end"
+
+
+def test_a_transfer_to_nobody_ends_with_a_line(stubs: list[StubVllm], nccl: tuple[NcclChannel, list[Server]]) -> None:
+    for stub in stubs:
+        stub.statuses["/pause"] = 500
+    with pytest.raises(EngineError):
+        nccl_engine(nccl).push(WEIGHTS, 0)
 
 
 def test_chunks_hold_what_fits_and_one_at_least(monkeypatch: pytest.MonkeyPatch) -> None:

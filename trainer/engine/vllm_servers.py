@@ -47,6 +47,8 @@ class Server:
     process: "subprocess.Popen[bytes] | None" = None
     num_running: int = 0
     """Completions asked of it."""
+    num_workers: int = 1
+    """Processes that each take weights; known once it was checked."""
 
     def weights_it_has(self) -> str | None:
         """Their name, told by the engine itself: `/health` is answered in front of one that hangs. None: no answer.
@@ -180,6 +182,7 @@ class Servers:
                 raise ConfigError(f"vLLM server {server.url}: {name} is {found}, wanted {wanted}")
         if (length := config["model_config"]["max_model_len"]) < self._max_model_len:
             raise ConfigError(f"vLLM server {server.url}: --max-model-len is {length}, wanted {self._max_model_len}")
+        server.num_workers = int(server.get("/get_world_size")["world_size"])
         server.checked = True
 
     def close(self) -> None:

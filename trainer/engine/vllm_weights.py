@@ -3,9 +3,9 @@
 import shutil
 import socket
 import tempfile
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -42,7 +42,8 @@ def transfer(
 ) -> list[Server]:
     """Servers that have the weights now and say so by `name` with every completion; requests under way wait."""
     servers = on_all(servers, lambda s: s.post("/pause?mode=keep"))
-    channel.join(servers)
+    if servers:
+        channel.join(servers)
     servers = on_all(servers, start)
     for chunk in chunks(weights):
         servers = channel.send(chunk, servers)
@@ -108,31 +109,26 @@ class NcclChannel:
 
     def join(self, servers: Sequence[Server]) -> None:
         # A server that was started anew is no member any more, though its address is the same.
-        if self._group is not None and self._members == list(servers) and all(s.weights for s in servers):
+        if self._members == list(servers) and all(s.weights and s.weights_it_has() == s.weights for s in servers):
             return
-        self._leave()
-        try:
-            sizes = [int(server.get("/get_world_size")["world_size"]) for server in servers]
-        except httpx.HTTPError as error:
-            raise EngineError(f"a vLLM server was lost before it was given weights: {in_one_line(error)}") from error
+        if self._group is not None:
+            self._group.destroy()
+        self._group, self._members = None, []
+        on_all(
+            servers, lambda s: s.post("/shutdown_weight_transfer_engine")
+        )  # may hold the group of a trainer that died
         with socket.socket() as free:
             free.bind(("", 0))
             port = free.getsockname()[1]
-        common = {"master_address": address_towards(servers[0].url), "master_port": port, "packed": False}
-        common["world_size"] = 1 + sum(sizes)
-        with ThreadPoolExecutor(len(servers)) as pool:
-            joining = [
-                pool.submit(
-                    server.post,
-                    "/init_weight_transfer_engine",
-                    {"init_info": common | {"rank_offset": 1 + sum(sizes[:i])}},
-                )
-                for i, server in enumerate(servers)
-            ]
-            self._group = self._open(common)
-            pool.shutdown()
-            raise_first(joining)
-        self._members = list(servers)
+        common = {"master_address": own_address(servers), "master_port": port, "packed": False}
+        common["world_size"] = 1 + sum(server.num_workers for server in servers)
+        joining, rank = [begin(self._open, common)], 1
+        for server in servers:
+            info = {"init_info": common | {"rank_offset": rank}}
+            joining.append(begin(server.post, "/init_weight_transfer_engine", info))
+            rank += server.num_workers
+        wait_for(joining)
+        self._group, self._members = joining[0].result(), list(servers)
 
     def _open(self, common: dict[str, Any]) -> Any:
         # vLLM's own, so that both ends speak the same; only here, because the trainer may well have none of its CUDA.
@@ -144,12 +140,6 @@ class NcclChannel:
         )
         return PyNcclCommunicator(group, device=self._device)
 
-    def _leave(self) -> None:
-        if self._group is not None:
-            on_all([s for s in self._members if s.weights], lambda s: s.post("/shutdown_weight_transfer_engine"))
-            self._group.destroy()
-            self._group = None
-
     def send(self, weights: Weights, servers: Sequence[Server]) -> list[Server]:
         if list(servers) != self._members:
             raise EngineError("a vLLM server was lost while it was given weights")
@@ -159,31 +149,45 @@ class NcclChannel:
             "dtype_names": [dtype_name(tensor.dtype) for tensor in tensors],
             "shapes": [list(tensor.shape) for tensor in tensors],
         }
-        pool = ThreadPoolExecutor(len(servers))
-        taking = [pool.submit(server.post, "/update_weights", {"update_info": update}) for server in servers]
-        for tensor in tensors:
-            self._group.broadcast(tensor, src=0)
-        sent = torch.cuda.Event()
-        sent.record()
-        while not sent.query():  # a broadcast waits forever for one that is gone: its request tells
-            raise_first(taking)
-            time.sleep(0.001)
-        pool.shutdown()
-        raise_first(taking)
+        taking = [begin(server.post, "/update_weights", {"update_info": update}) for server in servers]
+        wait_for([begin(self._broadcast, tensors), *taking])
         return list(servers)
 
+    def _broadcast(self, tensors: Sequence[torch.Tensor]) -> None:
+        torch.cuda.synchronize(self._device)  # this thread has a stream of its own, which does not wait for others
+        with torch.cuda.device(self._device):
+            for tensor in tensors:
+                self._group.broadcast(tensor, src=0, stream=torch.cuda.current_stream())
+            torch.cuda.current_stream().synchronize()
 
-def raise_first(futures: Sequence["Future[None]"]) -> None:
-    """Raises EngineError if one of them has failed."""
-    for future in futures:
-        if future.done() and (error := future.exception()) is not None:
+
+def begin(function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+    """In a thread that does not hold up the process's end, as a pool's does: NCCL waits forever for who is gone."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:  # belongs to who waits for the future
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def wait_for(futures: "Sequence[Future[Any]]") -> None:
+    """Raises EngineError as soon as one of them fails, whatever the others do."""
+    for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+        if (error := future.exception()) is not None:
             reason = in_one_line(error) if isinstance(error, httpx.HTTPError) else repr(error)
             raise EngineError(f"a vLLM server did not take its weights: {reason}")
 
 
-def address_towards(url: str) -> str:
-    """The address of this machine that the server's machine reaches."""
-    parts = urlsplit(url)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # nothing is sent
-        probe.connect((parts.hostname or "", parts.port or 80))
-        return str(probe.getsockname()[0])
+def own_address(servers: Sequence[Server]) -> str:
+    """The address of this machine that all of the servers' machines reach: not loopback, where one is elsewhere."""
+    found = []
+    for parts in (urlsplit(server.url) for server in servers):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # nothing is sent
+            probe.connect((parts.hostname or "", parts.port or 80))
+            found.append(str(probe.getsockname()[0]))
+    return next((address for address in found if not address.startswith("127.")), found[0])
