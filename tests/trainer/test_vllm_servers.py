@@ -65,6 +65,14 @@ def test_all_servers_are_asked(engine: VllmHttpEngine, stubs: list[StubVllm]) ->
     assert all(len(stub.completions) > 8 for stub in stubs)
 
 
+def test_a_group_has_one_server_whose_cache_has_its_prompt(engine: VllmHttpEngine, stubs: list[StubVllm]) -> None:
+    rolled(engine)
+    asked = [{body["sampling_params"]["seed"] for body in stub.completions} for stub in stubs]
+    for one in REQUESTS:
+        seeds = {seed >> 1 for seed in one.seeds}
+        assert [bool(seeds & of_stub) for of_stub in asked].count(True) == 1
+
+
 def test_completions_of_a_lost_server_are_asked_again_with_the_same_seeds(
     engine: VllmHttpEngine, stubs: list[StubVllm]
 ) -> None:

@@ -133,6 +133,8 @@ class _Asking:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._done: SimpleQueue[tuple[Ticket, Rollout] | BaseException | None] = SimpleQueue()
+        self._homes: dict[int, Server] = {}
+        """By group: the server of its completions."""
         self._reviving, self._revived = asyncio.Lock(), asyncio.Event()
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(10.0, read=None, pool=None), limits=httpx.Limits(), trust_env=False
@@ -183,7 +185,7 @@ class _Asking:
         """From whichever server gives it, with the same seed each time."""
         failures = 0
         while True:
-            server = await self._choose()
+            server = await self._choose(ticket.request.index)
             server.num_running += 1
             try:
                 answer = await self._ask(server, body)
@@ -215,14 +217,19 @@ class _Asking:
         finally:
             asking.cancel()
 
-    async def _choose(self) -> Server:
-        """The least busy server. Without any, whoever waits in `next` is told, to make some serve again."""
+    async def _choose(self, group: int) -> Server:
+        """The least busy server when the group began: it computes the prompt once.
+
+        Without any left, whoever waits in `next` is told, to make some serve again.
+        """
         async with self._reviving:
             while not (serving := self._servers.serving()):
                 self._revived.clear()
                 self._done.put(None)
                 await self._revived.wait()
-        return min(serving, key=lambda server: server.num_running)
+        if self._homes.get(group) not in serving:
+            self._homes[group] = min(serving, key=lambda server: server.num_running)
+        return self._homes[group]
 
     async def _watch(self) -> None:
         """Lose servers that hang."""
