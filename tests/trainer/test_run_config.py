@@ -1,5 +1,6 @@
 """Configs: the files in `configs/`, settings, stages."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,17 @@ def test_every_shipped_config_loads(path: Path) -> None:
             config.at(step, era)
 
 
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem != "demo"], ids=lambda path: path.stem)
+def test_every_value_names_its_source(path: Path) -> None:
+    """The letters are those that the file's head explains."""
+    lines = path.read_text().splitlines()
+    head = " ".join(line for line in lines[:6] if line.startswith("#"))
+    letters = re.findall(r"(\w+) = ", head)
+    assert "ours" in letters
+    values = [line for line in lines if "=" in line.partition("#")[0] and not line.endswith("[")]
+    assert [line for line in values if not re.search(rf"# ({'|'.join(letters)})\b", line)] == []
+
+
 def load(tmp_path: Path, text: str, *settings: str) -> RunConfig:
     path = tmp_path / "config.toml"
     path.write_text(text)
@@ -47,6 +59,8 @@ def test_settings_are_toml_values_under_dotted_keys(tmp_path: Path) -> None:
         (MINIMAL, ["data.weights.b=1"], "unknown sources: b"),
         (MINIMAL, ["data.weights.a=0"], "all weights are 0"),
         (MINIMAL, ["model.demo.seed=1"], "either `path` or `demo`"),
+        (MINIMAL, ["reset.plateau_evals=4"], "need a .validation"),
+        (MINIMAL, ["reset.source=best"], "need a .validation"),
         ("seed = ", [], "config.toml"),
         ("seed = 1", [], "and 3 more"),
     ],
