@@ -109,6 +109,8 @@ class Checkpoints:
     def load(self, step: int) -> Checkpoint:
         """One checkpoint, its hashes verified. Raises CheckpointError where it is missing or damaged."""
         folder = self._of_step(step)
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder} is not there; kept are {', '.join(map(str, self.steps())) or 'none'}")
         verify_folder(folder)
         dumped = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         try:

@@ -84,7 +84,7 @@ def lineage(arguments: argparse.Namespace) -> None:
 
     from trainer.lineage import lineage_tree
 
-    Console().print(lineage_tree(existing(arguments.run_dir)))
+    Console().print(lineage_tree(existing(arguments.run_dir)), soft_wrap=True)
 
 
 def existing(run_dir: Path) -> Path:

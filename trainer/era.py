@@ -43,10 +43,12 @@ def hard_reset(run: Run, cause: Cause, config: RunConfig) -> None:
     is stored, the ledger written, the checkpoint saved, in this order: killed anywhere between, the resumed run finds
     the step before and does the same reset again.
     """
-    step = run.state.step
-    if config.reset.source == "best" and run.state.best is not None and run.state.best.step < step:
-        run.go_back_to_policy_of(run.state.best.step)
+    step, best, policy_step = run.state.step, run.state.best, None
+    if config.reset.source == "best" and best is not None and best.step < step:
+        policy_step = best.step
+        run.go_back_to_policy_of(policy_step)
         run.push()
+        run.state = replace(run.state, validation={"blend": best.score})
     begin_era(run, run.state.era + 1, cause)
     if config.reset.optimizer == "fresh":
         next_config = run.config.at(step + 1, run.state.era)
@@ -59,7 +61,7 @@ def hard_reset(run: Run, cause: Cause, config: RunConfig) -> None:
         draws=DrawState(counts=run.state.draws.counts),  # retired prompts come again
     )
     run.collector.prompts.state = run.state.draws
-    run.note("reset", cause)
+    run.note("reset", cause, policy_step=policy_step)
     run.save()
 
 

@@ -92,7 +92,7 @@ def validate(run: Run) -> ValidationScores | None:
         run.state,
         validation=scores.for_ledger(),
         triggers=observe_validation(run.state.triggers, found),
-        best=found if best is None or found.score > best.score else best,
+        best=(found if best is None or found.score > best.score else best) if run.may_go_back else None,
     )
     run.meet_verifiers(stats.verifier_versions)
     return scores

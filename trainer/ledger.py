@@ -43,6 +43,8 @@ class LedgerEvent(Section):
     """SHA-256 of the reference policy's weights."""
     parent: str | None = None
     """Of `start`: the era this run was branched off, as `RUN_DIR era N step N`."""
+    policy_step: Annotated[int, Field(ge=0)] | None = None
+    """Of `reset` with `reset.source = "best"`: the step whose policy it went back to; `validation` is that policy's."""
     time: str = Field(default_factory=now)
     """UTC, ISO 8601."""
 

@@ -20,6 +20,8 @@ class Era:
     validation_before: float | None
     """Score of the blend when it began, and below when it ended; None where not validated."""
     reference_hash: str | None
+    policy_step: int | None = None
+    """Of whose policy it began, where that is another than `step`."""
     validation_after: float | None = None
     abandoned: str | None = None
     """Why the run went back before it; None where it did not."""
@@ -31,7 +33,7 @@ def blend_of(event: LedgerEvent) -> float | None:
 
 
 def begin_era(event: LedgerEvent) -> Era:
-    return Era(event.era, event.step, event.cause, blend_of(event), event.reference_hash)
+    return Era(event.era, event.step, event.cause, blend_of(event), event.reference_hash, event.policy_step)
 
 
 def go_back(path: list[Era], event: LedgerEvent) -> None:
@@ -66,7 +68,8 @@ def lineage(events: Sequence[LedgerEvent]) -> Era | None:
 
 def label(era: Era) -> str:
     before, after = ("–" if v is None else f"{v:.3f}" for v in (era.validation_before, era.validation_after))
-    text = f"era {era.number}   step {era.step}   {era.cause}   validation {before} → {after}"
+    step = f"step {era.step}" if era.policy_step is None else f"step {era.step} (policy of step {era.policy_step})"
+    text = f"era {era.number}   {step}   {era.cause}   validation {before} → {after}"
     if era.reference_hash:
         text += f"   reference {era.reference_hash[:12]}"
     return f"{text}   ({era.abandoned})" if era.abandoned else text

@@ -85,10 +85,10 @@ def open_run(config: RunConfig, client: RewardClient, sample: Sampler, ranks: Ra
             run.close()
             raise
         over = run.state.step >= config.num_steps
-        run.note("resume", "again" if over else "prolonged" if run.finished else "killed", changes)
+        run.note("resume", "again" if over else "prolonged" if run.finished else "killed", changes=changes)
     # Only now: a config that could not be opened binds nobody, and its changes are news until the ledger has them.
     if ranks.is_main:
-        write_atomically(config.run_dir / CONFIG_FILE, tomli_w.dumps(config.as_source()))
+        write_atomically(config.run_dir / CONFIG_FILE, tomli_w.dumps(config.as_toml()))
     return run
 
 
@@ -177,7 +177,7 @@ def changes_of(config: RunConfig) -> dict[str, Any]:
     path = config.run_dir / CONFIG_FILE
     if not path.exists():
         return {}
-    before, now = flatten(tomllib.loads(path.read_text(encoding="utf-8"))), flatten(config.as_source())
+    before, now = flatten(tomllib.loads(path.read_text(encoding="utf-8"))), flatten(config.as_toml())
     changes = {key: now.get(key) for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)}
     if fixed := [key for key in changes if is_below(key, FIXED)]:
         raise ConfigError(f"{config.run_dir} was started with another {fixed[0]}; use another run_dir")

@@ -1,11 +1,14 @@
 """What follows when a guard raises its alarm."""
 
+import logging
 from dataclasses import replace
 
 from trainer.errors import GuardError
 from trainer.guard import Alarm
 from trainer.metrics import MetricsWriter
 from trainer.run import Run
+
+logger = logging.getLogger(__name__)
 
 
 def act_on(alarm: Alarm, run: Run) -> None:
@@ -20,6 +23,8 @@ def act_on(alarm: Alarm, run: Run) -> None:
     run.load_checkpoint(run.ranks.on_main(run.checkpoints.load_before_trouble))
     run.state = replace(run.state, guards=replace(run.state.guards, num_rollbacks=num_rollbacks))
     run.note("rollback", alarm.message)
+    if run.ranks.is_main:
+        logger.warning("back to step %d: %s", run.state.step, alarm.message)
     run.ranks.on_main(lambda: run.checkpoints.remove_after(run.state.step))
     run.save()
     if run.metrics is not None:

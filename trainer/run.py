@@ -77,8 +77,8 @@ class Run:
             if self.state.step % self.config.checkpoint.rollouts_every_steps == 0:
                 write_rollouts(self.config.run_dir, self.state.step, judged, MAX_ROLLOUT_GROUPS)
 
-    def note(self, event: str, cause: str, changes: dict[str, Any] | None = None, parent: str | None = None) -> None:
-        """A line in the ledger."""
+    def note(self, event: str, cause: str, **more: Any) -> None:
+        """A line in the ledger; `more` are further fields of a LedgerEvent."""
         if not self.ranks.is_main:
             return
         self.ledger.append(
@@ -89,10 +89,9 @@ class Run:
                     "era": self.state.era,
                     "cause": cause,
                     "validation": self.state.validation,
-                    "changes": changes or {},
                     "verifier_versions": self.state.verifier_versions,
                     "reference_hash": self.state.reference_hash,
-                    "parent": parent,
+                    **more,
                 }
             )
         )
@@ -101,7 +100,7 @@ class Run:
         """Remember the verifiers' versions; that one is another than before goes to the ledger."""
         known = self.state.verifier_versions
         if any(known.get(kind, version) != version for kind, version in versions.items()):
-            self.note("stage", "another verifier version", {"verifier_versions": dict(versions)})
+            self.note("stage", "another verifier version", changes={"verifier_versions": dict(versions)})
         self.state = replace(self.state, verifier_versions={**known, **versions})
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
@@ -112,8 +111,10 @@ class Run:
         load_policy(self.policy, reference)
         copy_weights(self.policy, self.reference)
         self.checkpoints.restore(checkpoint, self.policy, self.optimizer)
-        self.state = checkpoint.state
-        self.collector.prompts.state = checkpoint.state.draws
+        self.state = state
+        if state.best is not None and state.best.step not in self.ranks.on_main(self.checkpoints.steps):
+            self.state = replace(state, best=None)  # a later best had taken its place, in a checkpoint now damaged
+        self.collector.prompts.state = state.draws
         self.push()
         check_fingerprint(checkpoint.fingerprint, self.fingerprint(), self.sync_tolerance)
 
@@ -122,14 +123,14 @@ class Run:
 
         Samples of one temperature are not trained on at another.
         """
-        before, now = (self.config.at(s, self.state.era) for s in (step - 1, step))
-        if before.sampling.temperature != now.sampling.temperature:
+        now = self.config.at(step, self.state.era)
+        if self.state.temperature != now.sampling.temperature:
             self.state = replace(self.state, carry=())
         for stage in self.config.stages:
             if stage.from_step == step or (
                 stage.from_era == self.state.era and self.state.triggers.era_start_step == step - 1
             ):
-                self.note("stage", stage.name, dict(stage.set))
+                self.note("stage", stage.name, changes=dict(stage.set))
         return now
 
     def checkpoint_is_due(self) -> bool:
@@ -141,8 +142,8 @@ class Run:
     @property
     def may_go_back(self) -> bool:
         """Whether a reset goes back to the era's best policy, now or from some stage on."""
-        sections = [self.config.as_source(), *(with_settings({}, stage.set) for stage in self.config.stages)]
-        return any(section.get("reset", {}).get("source") == "best" for section in sections)
+        staged: list[dict[str, Any]] = [with_settings({}, stage.set).get("reset", {}) for stage in self.config.stages]
+        return "best" in (self.config.reset.source, *(section.get("source") for section in staged))
 
     @property
     def finished(self) -> bool:

@@ -213,6 +213,12 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _scores_are_there(self) -> Self:
+        if self.validation is None and (self.reset.plateau_evals is not None or self.reset.source == "best"):
+            raise ValueError("reset.plateau_evals and reset.source = best need a [validation]")
+        return self
+
+    @model_validator(mode="after")
     def _ramp_fits(self) -> Self:
         if self.overlong.rule == "soft" and self.overlong.soft_cache_tokens > self.sampling.max_tokens:
             raise ValueError("overlong.soft_cache_tokens must not exceed sampling.max_tokens")
@@ -232,9 +238,9 @@ class RunConfig(Section):
             cls.model_validate(merged)
         return config
 
-    def as_source(self) -> dict[str, Any]:
-        """What it was made of, with `--set` applied: the keys that were given, for `config.toml`."""
-        return dict(self._source)
+    def as_toml(self) -> dict[str, Any]:
+        """Every key with its value, `--set` and defaults included; unset ones, which TOML cannot say, are left out."""
+        return self.model_dump(mode="json", exclude_none=True)
 
     def at(self, step: int, era: int) -> "RunConfig":
         """The config of one step: this one with the stages that have begun."""

@@ -25,13 +25,15 @@ class RunState:
     """Prompts drawn; the next group's index."""
     draws: DrawState = field(default_factory=DrawState)
     carry: tuple[RolloutGroup, ...] = ()
-    """Groups judged and kept, not yet trained on."""
+    """Groups sampled and not yet trained on, some not yet judged."""
+    temperature: float | None = None
+    """At which `carry` was sampled."""
     triggers: TriggerState = field(default_factory=TriggerState)
     guards: GuardState = field(default_factory=GuardState)
     validation: dict[str, float] | None = None
     """The last scores: `blend`, and one a set."""
     best: Validation | None = None
-    """The best validation of the era whose checkpoint is kept."""
+    """The best validation of the era, whose checkpoint is kept; None where no reset goes back to it."""
     verifier_versions: dict[str, str] = field(default_factory=dict)
 
 

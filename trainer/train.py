@@ -98,7 +98,8 @@ def begin(run: Run) -> None:
     run.push()
     if run.config.validation:
         validate(run)
-    run.note("start", "new", parent=run.parent())
+    parent = run.parent()
+    run.note("start", "branch" if parent else "new", parent=parent)
     run.save()
 
 
@@ -115,5 +116,6 @@ def advance(run: Run, step: int, collected: Collected, stats: UpdateStats, confi
         num_prompts=collected.num_prompts,
         draws=run.collector.prompts.state,
         carry=collected.carry,
+        temperature=config.sampling.temperature,
         triggers=triggers,
     )

@@ -151,5 +151,5 @@ def test_export_takes_a_kept_step_and_never_overwrites(checkpoints: Checkpoints,
     assert (tmp_path / "out" / "model.safetensors").is_file()
     with pytest.raises(ConfigError, match="exists"):
         export_policy(tmp_path, None, tmp_path / "out")
-    with pytest.raises(CheckpointError, match="step-000002"):
+    with pytest.raises(CheckpointError, match="step-000002 is not there; kept are 4, 6"):
         export_policy(tmp_path, 2, tmp_path / "other")

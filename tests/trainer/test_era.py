@@ -1,17 +1,19 @@
 """The hard reset, within a run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.trainer.tiny import by_chance, metrics_of, run_config, train_quietly
+from tests.trainer.tiny import FakeService, by_chance, metrics_of, run_config, train_quietly
 from trainer import era as era_module
 from trainer.checkpoint import Checkpoints, weights_hash
 from trainer.errors import ResetError
 from trainer.ledger import read_ledger
 from trainer.policy import Policy, load_model
 from trainer.run import Run
+from verifier_service.schemas import Item, ScoreResponse
 
 VALIDATION = {
     "sources": [{"name": "held", "dataset": "spell_backward", "seed": 2, "count": 4}],
@@ -64,14 +66,16 @@ def test_the_best_validated_policy_begins_the_next_era(tmp_path: Path, monkeypat
         go_back(run, step)
 
     monkeypatch.setattr(Run, "go_back_to_policy_of", recorded)
-    reset = {"every_steps": 4, "source": "best"}
-    train_quietly(run_config(tmp_path, num_steps=6, validation=VALIDATION, reset=reset))
+    settings = {"every_steps": 4, "source": "best"}
+    train_quietly(run_config(tmp_path, num_steps=6, validation=VALIDATION, reset=settings))
     start = read_ledger(tmp_path)[0].validation
     assert start is not None
     scores = {0: start["blend"]} | {m["step"]: m["validation"]["score"] for m in metrics_of(tmp_path)[:4]}
     best = max(scores, key=lambda step: (scores[step], -step))
     assert best != 4, "choose another seed: with the last one best this shows nothing"
     assert went_back_to == {best: weights_hash(tmp_path / "eras" / "era-1")}
+    reset = next(event for event in read_ledger(tmp_path) if event.event == "reset")
+    assert (reset.step, reset.policy_step, reset.validation) == (4, best, {"blend": scores[best]})
 
 
 def test_a_stage_may_ask_for_the_best_policy(tmp_path: Path) -> None:
@@ -80,6 +84,44 @@ def test_a_stage_may_ask_for_the_best_policy(tmp_path: Path) -> None:
     config = {"reset__every_steps": 4, "checkpoint__every_steps": 100, "validation": VALIDATION}
     run = train_quietly(run_config(tmp_path, num_steps=6, stages=[stage], **config))
     assert run.state.era == 1
+
+
+def test_a_resumed_run_may_ask_for_the_best_policy(tmp_path: Path) -> None:
+    """Of the validations before, whose checkpoints nobody kept, none can be gone back to."""
+    config = {"checkpoint__every_steps": 100, "validation": VALIDATION}
+    train_quietly(run_config(tmp_path, num_steps=4, **config))
+    reset = {"every_steps": 6, "source": "best"}
+    run = train_quietly(run_config(tmp_path, num_steps=8, reset=reset, **config))
+    assert run.state.era == 1
+    reset_line = next(event for event in read_ledger(tmp_path) if event.event == "reset")
+    assert reset_line.policy_step in (None, 5)
+
+
+def test_a_best_policy_that_was_lost_with_a_checkpoint_is_forgotten(tmp_path: Path) -> None:
+    """Step 4 was better than step 2 and took its place; then step 4 is damaged, and step 3 remembers step 2."""
+    rewards = {0: 0.0, 1: 0.0, 2: 0.5, 3: 0.25, 4: 1.0}
+    reset = {"every_steps": 6, "source": "best"}
+    config = {"validation": VALIDATION, "checkpoint__every_steps": 1, "reset": reset}
+    run = train_quietly(run_config(tmp_path, num_steps=4, **config), service=ScoredBySteps(rewards))
+    assert run.checkpoints.steps() == [3, 4]
+    assert run.checkpoints.load(3).state.best is not None
+    (run.checkpoints._of_step(4) / "manifest.json").unlink()
+    run = train_quietly(run_config(tmp_path, num_steps=7, **config), service=ScoredBySteps({}))
+    assert run.state.era == 1
+
+
+class ScoredBySteps(FakeService):
+    """Validations of a step all get its reward; half where none is named."""
+
+    def __init__(self, rewards: dict[int, float]) -> None:
+        super().__init__(by_chance)
+        self.rewards = rewards
+
+    def score(self, items: Sequence[Item], *, deadline_s: float, request_id: str) -> ScoreResponse:
+        held = str(items[0].id).startswith("validation")
+        step = int(request_id.split("-")[-3])
+        self.judge = (lambda item, completion: self.rewards.get(step, 0.5)) if held else by_chance
+        return super().score(items, deadline_s=deadline_s, request_id=request_id)
 
 
 def test_touching_reset_ends_the_era_once(tmp_path: Path) -> None:
@@ -137,7 +179,8 @@ def test_an_era_can_be_branched_off(tmp_path: Path) -> None:
     train_quietly(run_config(tmp_path / "first", reset__every_steps=2))
     branch = run_config(tmp_path / "branch", model={"path": str(tmp_path / "first" / "eras" / "era-1")})
     run: Run = train_quietly(branch)
-    assert read_ledger(tmp_path / "branch")[0].parent == "first era 1 step 2"
+    start = read_ledger(tmp_path / "branch")[0]
+    assert (start.cause, start.parent) == ("branch", "first era 1 step 2")
     begun = load_model(tmp_path / "branch" / "eras" / "era-0", torch.float32)
     parent = load_model(tmp_path / "first" / "eras" / "era-1", torch.float32)
     assert run.probe.by_policy(Policy(begun, 1.2)) == run.probe.by_policy(Policy(parent, 1.2))

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from trainer.ledger import Ledger, LedgerEvent
-from trainer.lineage import Era, lineage, lineage_tree
+from trainer.lineage import Era, label, lineage, lineage_tree
 
 
 def event(name: str, step: int, era: int, cause: str = "test", blend: float | None = None, **more: Any) -> LedgerEvent:
@@ -56,6 +56,13 @@ def test_a_rollback_leaves_the_abandoned_era_in_the_tree() -> None:
         (40, "rolled back to step 35: kl_ref = 9"),
         (60, None),
     ]
+
+
+def test_whose_policy_an_era_began_with_is_said() -> None:
+    events = [event("start", 0, 0), event("reset", 40, 1, blend=0.4, policy_step=30)]
+    root = lineage(events)
+    assert root is not None
+    assert "step 40 (policy of step 30)   test   validation 0.400" in label(root.children[0])
 
 
 def test_no_start_no_tree() -> None:

@@ -12,6 +12,7 @@ from trainer.checkpoint import Checkpoints, weights_hash
 from trainer.errors import CheckpointError, ConfigError, GuardError
 from trainer.ledger import read_ledger
 from trainer.metrics import STEP_FIELDS
+from trainer.run_config import load_config
 from verifier_service.client import ServiceError
 from verifier_service.schemas import Item, ScoreResponse
 
@@ -123,6 +124,29 @@ def test_nothing_is_carried_to_another_temperature(tmp_path: Path) -> None:
     carried = [line["num_carried"] for line in metrics_of(tmp_path)]
     assert carried[1] > 0, "otherwise this shows nothing"
     assert carried[2] == 0
+
+
+def test_a_resumed_run_carries_nothing_to_another_temperature(tmp_path: Path) -> None:
+    train_quietly(run_config(tmp_path, num_steps=2, filter__oversample=2.0))
+    other = {"sampling__temperature": 0.5, "guard__logprob_mismatch_kl": {}}
+    run = train_quietly(run_config(tmp_path, num_steps=3, filter__oversample=2.0, **other))
+    assert len(run.checkpoints.load(2).state.carry) > 0, "otherwise this shows nothing"
+    assert metrics_of(tmp_path)[2]["num_carried"] == 0
+
+
+def test_a_default_written_out_makes_no_other_run(tmp_path: Path) -> None:
+    train_quietly(run_config(tmp_path, num_steps=2))
+    train_quietly(run_config(tmp_path, num_steps=3, seed=0, model__dtype="float32"))
+    [resume] = [e for e in read_ledger(tmp_path) if e.event == "resume"]
+    assert resume.changes == {"num_steps": 3}
+
+
+def test_the_config_kept_makes_the_same_run_again(tmp_path: Path) -> None:
+    stages = [{"name": "cool", "from_step": 2, "set": {"sampling.temperature": 0.5}}]
+    train_quietly(run_config(tmp_path / "first", stages=stages, num_steps=2))
+    kept = load_config(tmp_path / "first" / "config.toml", [f"run_dir={tmp_path / 'second'}"])
+    train_quietly(kept)
+    assert metrics_of(tmp_path / "second") == metrics_of(tmp_path / "first")
 
 
 def test_a_finished_run_is_left_alone_and_can_be_prolonged(tmp_path: Path) -> None:
