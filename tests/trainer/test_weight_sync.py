@@ -56,5 +56,51 @@ def test_a_push_that_loses_one_weight_is_noticed(tokenizer: PreTrainedTokenizerF
         push_weights(policy, engine, 2, PROBE, TOLERANCE)
 
 
+def in_bfloat16(tokenizer: PreTrainedTokenizerFast) -> tuple[Policy, Losing]:
+    engine = Losing(tiny_model(0, tied=False).bfloat16(), tokenizer, 8)
+    policy = Policy(tiny_model(0, tied=False).bfloat16(), 1.2)
+    return policy, engine
+
+
+def move(policy: Policy, by: float) -> None:
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight += by * torch.randn_like(weight)
+
+
+WIDE = 0.5
+"""Tolerance in bfloat16."""
+
+
+def test_an_engine_that_stays_behind_is_noticed_within_the_tolerance(tokenizer: PreTrainedTokenizerFast) -> None:
+    policy, engine = in_bfloat16(tokenizer)
+    probe = Probe(PROBE.sequences)
+    push_weights(policy, engine, 1, probe, WIDE)
+    move(policy, 0.002)
+    engine.lost = tuple(NAMES)
+    assert largest_difference(probe.by_policy(policy), probe.by_engine(engine)) < WIDE
+    with pytest.raises(WeightSyncError, match="to the last bit: the weights did not arrive"):
+        push_weights(policy, engine, 2, probe, WIDE)
+
+
+def test_steps_too_small_to_tell_add_up(tokenizer: PreTrainedTokenizerFast) -> None:
+    policy, engine = in_bfloat16(tokenizer)
+    probe = Probe(PROBE.sequences)
+    of_engine = probe.by_engine(engine)
+    of_policy = probe.by_policy(policy)
+    steps = [[[x + n * 4e-4 for x in row] for row in of_policy] for n in range(4)]
+    assert [probe.is_stale(step, of_engine) for step in steps] == [False, False, False, True]
+
+
+def test_steps_in_bfloat16_that_arrive_are_proven(tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    policy, engine = in_bfloat16(tokenizer)
+    probe = Probe(PROBE.sequences)
+    for step in range(4):
+        push_weights(policy, engine, 2 * step, probe, WIDE)
+        push_weights(policy, engine, 2 * step + 1, probe, WIDE)  # a step that changed nothing
+        move(policy, 0.0002)
+
+
 def test_nan_is_the_largest_difference() -> None:
     assert largest_difference([[0.0, float("nan")]], [[0.0, 1.0]]) == float("inf")
