@@ -90,6 +90,32 @@ def test_weights_pushed_while_requests_run_leave_no_old_cache(engine: Engine, ti
     assert largest_error(rolled(engine), policy) < TOLERANCE
 
 
+def test_a_rollout_goes_on_after_weights_were_pushed_and_probed(engine: Engine, tied: bool) -> None:
+    """Completions that end while the probe is answered belong to the rollout."""
+    arrivals = engine.rollout(REQUESTS, Sampling(1.2, 24))
+    first = next(arrivals)
+    push_weights(Policy(model(3, tied), 1.2), engine, 4, PROBE, TOLERANCE)
+    assert len([first, *arrivals]) == len(REQUESTS)
+
+
+def test_an_engine_asleep_is_woken_by_what_needs_it(
+    engine: Engine, tied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU its weights would be copied into memory that was given back."""
+    woken = []
+    monkeypatch.setattr(engine, "_can_sleep", True)
+    monkeypatch.setattr(engine._engine, "sleep", lambda level: None)  # type: ignore[attr-defined]
+    monkeypatch.setattr(engine._engine, "wake_up", lambda: woken.append("woken"))  # type: ignore[attr-defined]
+    engine.sleep()
+    engine.push(Policy(model(3, tied), 1.2).weights(), 5)
+    assert len(woken) == 1
+    engine.sleep()
+    rolled(engine)
+    engine.sleep()
+    engine.fingerprint(PROBE.sequences)
+    assert len(woken) == 3
+
+
 def test_a_push_that_loses_a_weight_is_noticed(engine: Engine, tied: bool) -> None:
     policy = Policy(model(3, tied), 1.2)
     push_weights(policy, engine, 3, PROBE, TOLERANCE)

@@ -55,6 +55,8 @@ class VllmEngine:
         self._max_rows = config.max_rows
         self._policy_version = 0
         self._num_requests = 0
+        self._ended: dict[str, Any] = {}
+        """By name, requests whose answers nobody took yet."""
         self._can_sleep, self._asleep = on_gpu, False
 
     def rollout(self, requests: Iterable[RolloutRequest | None], sampling: Sampling) -> Iterator[RolloutGroup]:
@@ -67,7 +69,9 @@ class VllmEngine:
                     running[self._ask(ticket.request.prompt_ids, params)] = ticket
                 if not running:
                     return
-                for name, answer in self._finished():
+                self._step()
+                for name in [name for name in self._ended if name in running]:
+                    answer = self._ended.pop(name)
                     tokens = answer.outputs[0].token_ids
                     logprobs = [top[t].logprob for top, t in zip(answer.outputs[0].logprobs, tokens, strict=True)]
                     rollout = self._reader.rollout(tokens, logprobs, self._policy_version)
@@ -75,20 +79,23 @@ class VllmEngine:
                         yield group
         finally:
             self._engine.abort_request(list(running))  # of a rollout that nobody wanted to the end
+            for name in running:
+                self._ended.pop(name, None)
 
     def push(self, weights: Iterable[tuple[str, torch.Tensor]], policy_version: int) -> None:
+        self.wake()  # weights of one asleep lie in memory that is given back
         self._engine.collective_rpc(load_weights, args=(weights,))
         self._engine.reset_prefix_cache(reset_running_requests=True)  # without it: no reset while a request runs
         self._policy_version = policy_version
 
     def fingerprint(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         names = [self._ask(sequence, PROBE_PARAMS) for sequence in sequences]
-        answers: dict[str, Any] = {}
-        while len(answers) < len(names):
-            answers |= dict(self._finished())
+        while not all(name in self._ended for name in names):
+            self._step()
+        told = [self._ended.pop(name).prompt_logprobs[1:] for name in names]
         return [
-            [top[token].logprob for top, token in zip(answers[name].prompt_logprobs[1:], sequence[1:], strict=True)]
-            for name, sequence in zip(names, sequences, strict=True)
+            [top[token].logprob for top, token in zip(tops, sequence[1:], strict=True)]
+            for tops, sequence in zip(told, sequences, strict=True)
         ]
 
     def sleep(self) -> None:
@@ -109,12 +116,13 @@ class VllmEngine:
 
     def _ask(self, prompt_ids: Sequence[int], params: dict[str, Any]) -> str:
         """Returns the request's name."""
+        self.wake()
         self._num_requests += 1
         name = str(self._num_requests)
         prompt = {"type": "token", "prompt_token_ids": list(prompt_ids)}
         self._engine.add_request(name, prompt, SamplingParams(**params, output_kind=RequestOutputKind.FINAL_ONLY))
         return name
 
-    def _finished(self) -> Iterator[tuple[str, Any]]:
-        """One step of everything that runs, and the requests that ended with it."""
-        return ((output.request_id, output) for output in self._engine.step() if output.finished)
+    def _step(self) -> None:
+        """One token of everything that runs, whoever asked for it."""
+        self._ended |= {output.request_id: output for output in self._engine.step() if output.finished}
