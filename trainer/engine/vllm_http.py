@@ -3,10 +3,8 @@
 import asyncio
 import math
 import resource
-import threading
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
@@ -71,17 +69,14 @@ class VllmHttpEngine:
 
     def rollout(self, requests: Iterable[RolloutRequest | None], sampling: Sampling) -> Iterator[RolloutGroup]:
         flight = Flight.of(requests, self._max_rows * max(1, len(self._servers.serving())))
-        with _Asking(self._servers, self._read) as asking:
+        with _Asking(self._servers, self._read, self._push_again) as asking:
             while True:
                 for ticket in flight.take():
                     params = sampling_params(sampling, ticket.seed, self._reader.stop_ids)
                     asking.begin(ticket, {"token_ids": list(ticket.request.prompt_ids), "sampling_params": params})
                 if not flight.num_running:
                     return
-                if (done := asking.next()) is None:
-                    self._push_again()  # not in the thread that asks: a server ends with the thread it was begun in
-                    asking.go_on()
-                elif (group := flight.land(*done)) is not None:
+                if (group := flight.land(*asking.next())) is not None:
                     yield group
 
     def _read(self, choice: dict[str, Any]) -> Rollout | None:
@@ -126,66 +121,56 @@ def probe(server: Server, sequence: Sequence[int]) -> list[float]:
 
 
 class _Asking:
-    """The requests of one rollout, in a thread with an event loop: hundreds wait at once."""
+    """The requests of one rollout: hundreds wait at once, and go on while the trainer waits in `next`."""
 
-    def __init__(self, servers: Servers, read: Callable[[dict[str, Any]], Rollout | None]) -> None:
-        self._servers, self._read = servers, read
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._done: SimpleQueue[tuple[Ticket, Rollout] | BaseException | None] = SimpleQueue()
+    def __init__(
+        self, servers: Servers, read: Callable[[dict[str, Any]], Rollout | None], push_again: Callable[[], None]
+    ) -> None:
+        self._servers, self._read, self._push_again = servers, read, push_again
+        self._runner = asyncio.Runner()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._done: asyncio.Queue[tuple[Ticket, Rollout] | Exception] = asyncio.Queue()
         self._homes: dict[int, Server] = {}
         """By group: the server of its completions."""
-        self._reviving, self._revived = asyncio.Lock(), asyncio.Event()
-        self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(10.0, read=None, pool=None), limits=httpx.Limits(), trust_env=False
-        )
+        # No times: the trainer may be elsewhere meanwhile. Servers that hang are lost by their health.
+        self._client = httpx.AsyncClient(timeout=None, limits=httpx.Limits(), trust_env=False)
 
     def __enter__(self) -> Self:
-        self._thread.start()
         self._begin(self._watch())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _end(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await self._client.aclose()
+        self._runner.run(self._client.aclose())
+        self._runner.close()
 
     def begin(self, ticket: Ticket, body: dict[str, Any]) -> None:
         self._begin(self._complete(ticket, body))
 
-    def next(self) -> tuple[Ticket, Rollout] | None:
-        """The next completion that is done; None where no server is left to ask. Raises what went wrong with any."""
-        done = self._done.get()
-        if isinstance(done, BaseException):
+    def next(self) -> tuple[Ticket, Rollout]:
+        """The next completion that is done. Raises what went wrong with any."""
+        done = self._runner.run(self._done.get())
+        if isinstance(done, Exception):
             raise done
         return done
-
-    def go_on(self) -> None:
-        """There are servers again."""
-        self._loop.call_soon_threadsafe(self._revived.set)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         async def watched() -> None:
             try:
                 await work
-            except Exception as error:  # belongs to the thread that waits in `next`
-                self._done.put(error)
+            except Exception as error:  # belongs to who waits in `next`
+                self._done.put_nowait(error)
 
-        asyncio.run_coroutine_threadsafe(watched(), self._loop)
+        task = self._runner.get_loop().create_task(watched())
+        self._tasks.add(task)  # a loop alone does not keep its tasks
+        task.add_done_callback(self._tasks.discard)
 
     async def _complete(self, ticket: Ticket, body: dict[str, Any]) -> None:
         """From whichever server gives it, with the same seed each time."""
         failures = 0
         while True:
-            server = await self._choose(ticket.request.index)
+            server = self._choose(ticket.request.index)
             server.num_running += 1
             try:
                 answer = await self._ask(server, body)
@@ -201,7 +186,7 @@ class _Asking:
             elif answer.is_error:
                 raise EngineError(f"vLLM server {server.url} refuses a completion: {answer.text[:200]}")
             elif (rollout := self._read(answer.json()["choices"][0])) is not None:
-                self._done.put((ticket, rollout))
+                self._done.put_nowait((ticket, rollout))
                 return
             elif await asyncio.to_thread(server.weights_it_has) != server.weights:
                 self._servers.lose(server, "it was started anew and has other weights")
@@ -217,16 +202,11 @@ class _Asking:
         finally:
             asking.cancel()
 
-    async def _choose(self, group: int) -> Server:
-        """The least busy server when the group began: it computes the prompt once.
-
-        Without any left, whoever waits in `next` is told, to make some serve again.
-        """
-        async with self._reviving:
-            while not (serving := self._servers.serving()):
-                self._revived.clear()
-                self._done.put(None)
-                await self._revived.wait()
+    def _choose(self, group: int) -> Server:
+        """The least busy server when the group began, which computes the prompt once."""
+        if not self._servers.serving():
+            self._push_again()
+        serving = self._servers.serving()
         if self._homes.get(group) not in serving:
             self._homes[group] = min(serving, key=lambda server: server.num_running)
         return self._homes[group]
