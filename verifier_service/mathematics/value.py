@@ -17,13 +17,14 @@ import mpmath
 
 from verifier_service.mathematics.syntax import Node
 
-Scalar = Any  # complex in the first pass, mpmath's mpf and mpc in the second
+Scalar = Any  # float and complex in the first pass, mpmath's mpf and mpc in the second
 
+_ROUGH = mpmath.fp
 _PRECISE = mpmath.MPContext()
 _PRECISE.dps = 60
 _SAME = _PRECISE.mpf("1e-45")
 _CLEARLY_DIFFERENT = 1e-4
-_MAX_ROUGH = 1e60
+_MAX_ROUGH_BITS = 200
 _MAX_PRECISE_BITS = 20_000
 """Magnitude of what is computed with, about 10^6000. A power of such numbers still costs milliseconds."""
 
@@ -162,8 +163,8 @@ def real_number(node: Node) -> Fraction | None:
     if known is not None or not is_scalar(node) or symbols(node):
         return known
     try:
-        found = evaluate(node, 0, _Rough)
-    except (NoValue, ArithmeticError, ValueError, TypeError):
+        found = evaluate(node, 0, _ROUGH)
+    except NoValue:
         return None
     return Fraction(found.real) if _is_real(found) else None
 
@@ -183,29 +184,29 @@ def proportional(gold: Node, answer: Node) -> float | None:
 def _values(gold: Node, answer: Node, point: int) -> tuple[Scalar, Scalar] | None:
     """Both values at a sample point; the rough ones where they already differ clearly; None where there are none."""
     try:
-        rough = evaluate(gold, point, _Rough), evaluate(answer, point, _Rough)
+        rough = evaluate(gold, point, _ROUGH), evaluate(answer, point, _ROUGH)
         if not _near(*rough, _CLEARLY_DIFFERENT) and max(map(abs, rough)) > 1e-9:
             return rough
-    except (TooLarge, OverflowError):
+    except TooLarge:
         pass  # for double precision; the second pass reaches further
-    except (NoValue, ArithmeticError, ValueError, TypeError):
+    except NoValue:
         return None
     return _precise_values(gold, answer, point)
 
 
 def _precise_values(gold: Node, answer: Node, point: int) -> tuple[Scalar, Scalar] | None:
     try:
-        return evaluate(gold, point, _Precise), evaluate(answer, point, _Precise)
-    except (NoValue, ArithmeticError, ValueError, TypeError):
+        return evaluate(gold, point, _PRECISE), evaluate(answer, point, _PRECISE)
+    except NoValue:
         return None
 
 
 def _is_too_large(node: Node) -> bool:
     try:
-        evaluate(node, 0, _Precise)
-    except (TooLarge, OverflowError):
+        evaluate(node, 0, _PRECISE)
+    except TooLarge:
         return True
-    except (NoValue, ArithmeticError, ValueError, TypeError):
+    except NoValue:
         return False
     return False
 
@@ -246,7 +247,7 @@ def _rounds_to(gold: Node, answer: Node, gold_value: Scalar, answer_value: Scala
     if decimal is None or (_is_long_decimal(gold) and _is_long_decimal(answer)):
         return False
     value = exact(decimal)
-    if value is None or any(isinstance(side, complex) for side in (gold_value, answer_value)):
+    if value is None or any(isinstance(side, (float, complex)) for side in (gold_value, answer_value)):
         return False
     if not (_is_real(mpmath.mpc(_float(gold_value))) and _is_real(mpmath.mpc(_float(answer_value)))):
         return False
@@ -275,73 +276,43 @@ def _sample(name: str, point: int) -> float:
     return sign * (0.3 + 0.65 * share if point % 2 else 1.05 + 1.65 * share)
 
 
-class _Rough:
-    """Double precision: cheap, and it bounds what the second pass has to work with."""
-
-    functions: Any = cmath
-    pi, e, i = cmath.pi, cmath.e, 1j
-
-    @staticmethod
-    def number(value: Fraction | float) -> Scalar:
-        return complex(value)
-
-    @staticmethod
-    def gamma(value: Scalar) -> Scalar:
-        if abs(value.imag) > 0:
-            raise NoValue
-        return complex(math.gamma(value.real))
-
-    @staticmethod
-    def power(base: Scalar, exponent: Scalar) -> Scalar:
-        return base**exponent
-
-    @staticmethod
-    def is_too_large(value: Scalar) -> bool:
-        return not abs(value) < _MAX_ROUGH
+def evaluate(node: Node, point: int, context: Any) -> Scalar:
+    """The value of a scalar at a sample point, in one of mpmath's contexts. Raises `NoValue`."""
+    try:
+        return _evaluated(node, point, context)
+    except OverflowError as error:
+        raise TooLarge from error
+    except (ArithmeticError, ValueError, TypeError) as error:
+        raise NoValue from error
 
 
-class _Precise:
-    functions: Any = _PRECISE
-    pi, e, i = _PRECISE.pi, _PRECISE.e, _PRECISE.mpc(0, 1)
-    gamma = _PRECISE.gamma
-
-    @staticmethod
-    def number(value: Fraction | float) -> Scalar:
-        if isinstance(value, Fraction):
-            return _PRECISE.mpf(value.numerator) / value.denominator
-        return _PRECISE.mpf(value)
-
-    @staticmethod
-    def power(base: Scalar, exponent: Scalar) -> Scalar:
-        return _PRECISE.power(base, exponent)
-
-    @staticmethod
-    def is_too_large(value: Scalar) -> bool:
-        return bool(value != 0 and not abs(_PRECISE.mag(value)) < _MAX_PRECISE_BITS)
-
-
-def evaluate(node: Node, point: int, arithmetic: type[_Rough] | type[_Precise]) -> Scalar:
-    """The value of a scalar at a sample point. Raises `NoValue` and Python's arithmetic errors."""
+def _evaluated(node: Node, point: int, context: Any) -> Scalar:
     op = node.op
     if op == "num":
-        return arithmetic.number(Fraction(node.value))
+        value = Fraction(node.value)
+        return context.mpf(value.numerator) / value.denominator
     if op == "sym":
-        return arithmetic.number(_sample(str(node.value), point))
+        return context.mpf(_sample(str(node.value), point))
     if op == "const":
         if node.value == "inf":
             raise NoValue
-        return +getattr(arithmetic, str(node.value))
-    args = [evaluate(arg, point, arithmetic) for arg in node.args]
+        return +getattr(context, "j" if node.value == "i" else str(node.value))
+    args = [_evaluated(arg, point, context) for arg in node.args]
     if op == "call":
-        value = _call(str(node.value), args, node, arithmetic)
+        value = _call(str(node.value), args, node, context)
+    elif op in _OPERATIONS:
+        value = _OPERATIONS[op](args, context)
     else:
-        value = _OPERATIONS[op](args, arithmetic) if op in _OPERATIONS else None
-    if value is None:
         raise NoValue
-    if arithmetic.is_too_large(value):
+    size = abs(value)
+    if not size < context.inf or (size and abs(context.mag(size)) > _max_bits(context)):
         raise TooLarge
     # Adding zero turns a negative zero into a positive one, so that -1 lies on one side of the branch cuts.
     return value + 0j if isinstance(value, complex) else value
+
+
+def _max_bits(context: Any) -> int:
+    return _MAX_ROUGH_BITS if context is _ROUGH else _MAX_PRECISE_BITS
 
 
 _OPERATIONS: dict[str, Callable[[list[Scalar], Any], Scalar]] = {
@@ -350,43 +321,35 @@ _OPERATIONS: dict[str, Callable[[list[Scalar], Any], Scalar]] = {
     "div": lambda args, _: args[0] / args[1],
     "neg": lambda args, _: -args[0],
     "deg": lambda args, _: args[0],
-    "pow": lambda args, arithmetic: arithmetic.power(args[0], args[1]),
+    "pow": lambda args, context: context.power(args[0], args[1]),
 }
 
-_NAMES = {"ln": "log"} | {f"arc{name}": f"a{name}" for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")}
-_RECIPROCALS = {"cot": "tan", "sec": "cos", "csc": "sin", "coth": "tanh"}
 _TRIGONOMETRIC = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
+_INVERSE = ("sin", "cos", "tan", "sinh", "cosh", "tanh")
+_FUNCTIONS = {name: name for name in (*_TRIGONOMETRIC, "sinh", "cosh", "tanh", "coth", "asin", "acos", "atan")}
+_FUNCTIONS |= {name: name for name in ("exp", "sqrt", "cbrt", "factorial")} | {"abs": "fabs", "ln": "log"}
+_FUNCTIONS |= {f"arc{name}": f"a{name}" for name in _INVERSE}
+"""Their names in mpmath."""
 
 
-def _call(name: str, args: list[Scalar], node: Node, arithmetic: Any) -> Scalar:
+def _call(name: str, args: list[Scalar], node: Node, context: Any) -> Scalar:
     value = args[0]
-    functions = arithmetic.functions
     if name in _TRIGONOMETRIC and _in_degrees(node.args[0]):
-        value = value * arithmetic.pi / 180
+        value = value * context.pi / 180
     if name in ("log", "lg") or (name == "ln" and len(args) == 2):
-        base = args[1] if len(args) == 2 else arithmetic.number(10.0) if name == "lg" else None
-        return functions.log(value) if base is None else functions.log(value) / functions.log(base)
-    if name in _RECIPROCALS:
-        return 1 / getattr(functions, _RECIPROCALS[name])(value)
-    if name == "abs":
-        return arithmetic.number(1) * abs(value)
-    if name == "factorial":
-        return arithmetic.gamma(value + 1)
+        base = args[1] if len(args) == 2 else context.mpf(10) if name == "lg" else None
+        return context.log(value) if base is None else context.log(value) / context.log(base)
     if name == "binom":
         top, bottom = args
-        return arithmetic.gamma(top + 1) / arithmetic.gamma(bottom + 1) / arithmetic.gamma(top - bottom + 1)
+        return context.gamma(top + 1) / context.gamma(bottom + 1) / context.gamma(top - bottom + 1)
     if name in ("max", "min") and all(map(_is_real, args)):
         return (max if name == "max" else min)(args, key=lambda arg: arg.real)
     if name in ("floor", "ceil") and _is_real(value):
-        return arithmetic.number(float(math.floor(value.real) if name == "floor" else math.ceil(value.real)))
-    if name == "cbrt":
-        return arithmetic.power(value, arithmetic.number(1) / 3)
-    if name in ("arccot", "sgn") or name not in _KNOWN:
+        return context.mpf((math.floor if name == "floor" else math.ceil)(value.real))
+    if name not in _FUNCTIONS:
         raise NoValue
-    return getattr(functions, _NAMES.get(name, name))(value)
-
-
-_KNOWN = frozenset(_NAMES) | {"sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan", "exp", "sqrt"}
+    # mpmath's double precision lacks the inverse hyperbolic functions.
+    return getattr(context if hasattr(context, _FUNCTIONS[name]) else cmath, _FUNCTIONS[name])(value)
 
 
 def _in_degrees(node: Node) -> bool:
