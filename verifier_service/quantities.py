@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from dataclasses import dataclass
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from verifier_service.mathematics import structure, value
 from verifier_service.mathematics.intervals import is_equation
 from verifier_service.mathematics.notation import TEXT_COMMAND
-from verifier_service.mathematics.number import is_unit, parse_number
+from verifier_service.mathematics.number import Number, is_unit, parse_number
 from verifier_service.mathematics.syntax import Node, read
 from verifier_service.mathematics.tokens import Unreadable
 
@@ -111,28 +111,16 @@ _SAID = tuple(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Quantity:
-    """A number as it was written, with its unit: `exact` for integers and fractions."""
-
-    value: Fraction
-    unit: str
-    exact: bool
-    percent: bool = False
-
-
-def parse_quantity(text: str) -> Quantity | None:
+def parse_quantity(text: str) -> Number | None:
     """The quantity that a text in canonical notation is; None where it is anything else."""
     label = _LABEL.match(text)
     plain = text[label.end() :] if label else text
     number = parse_number(plain)
-    if number is None:
-        fraction = _UNIT_FRACTION.fullmatch(plain)
-        number = parse_number(fraction[1]) if fraction and parse_unit(fraction[2]) is not None else None
-        if number is None or number.decimals is None or fraction is None:
-            return None
-        return Quantity(number.value, fraction[2], exact=False)
-    return Quantity(number.value, number.unit, number.decimals is None, number.percent)
+    fraction = _UNIT_FRACTION.fullmatch(plain) if number is None else None
+    if fraction is None or parse_unit(fraction[2]) is None:
+        return number
+    number = parse_number(fraction[1])
+    return None if number is None or number.decimals is None else replace(number, unit=fraction[2])
 
 
 # "4.18 \\frac{J}{g K}": the number must be a decimal, for "2 \\frac{m}{s}" may be a formula.
@@ -144,7 +132,7 @@ _LABEL = re.compile(
 )
 
 
-def evaluated_quantity(text: str) -> Quantity | None:
+def evaluated_quantity(text: str) -> Number | None:
     """As `parse_quantity`, and expressions without unknowns too: "10\\sqrt{93} \\text{ ft/s}", "x = 1 - 1/e"."""
     plain = parse_quantity(text)
     if plain is not None or len(text) > _MAX_EXPRESSION_CHARS or _UNEVALUATED.search(text):
@@ -161,7 +149,7 @@ def evaluated_quantity(text: str) -> Quantity | None:
             continue
         number = value.real_number(node.args[-1] if node.op == "rel" else node)
         if number is not None:
-            return Quantity(number, (unit or "").strip(), exact=False)
+            return Number(number, (unit or "").strip())
     return None
 
 
@@ -183,19 +171,34 @@ _UNEVALUATED = re.compile(r"!|\||\\?(?:max|min)\b|\\(?:int|sum|prod|lim|binom|lf
 """Operations that a question asks to carry out; functions of numbers may stand."""
 
 
-def same_quantity(gold: Quantity, answer: Quantity, *, rel_tol: float, abs_tol: float) -> bool:
-    """Equal within the tolerance, in the gold's unit. A unit that only one side names is taken for granted."""
-    said: Fraction | None = answer.value
+def in_terms_of(gold: Number, answer: Number) -> tuple[Fraction, Fraction] | None:
+    """The answer's value in the gold's unit, and what converting may have lost; None where it has none.
+
+    A unit that only one side names is taken for granted. A bare gold below one is a fraction, so that a percent sign
+    counts; any other is in the answer's unit: one reading a gold, never both.
+    """
+    said, lost = answer.value, _NOTHING
     if gold.unit and answer.unit and not same_label(gold.unit, answer.unit):
-        said = convert(answer.value, answer.unit, gold.unit)
-    if said is None or (answer.percent and gold.unit):
+        converted = convert(answer.value, answer.unit, gold.unit)
+        if converted is None:
+            return None
+        said, lost = converted, abs(gold.value) * ROUNDING
+    if answer.percent and gold.unit:
+        return None
+    return (said / 100 if answer.percent and not gold.percent and abs(gold.value) < 1 else said), lost
+
+
+def same_quantity(gold: Number, answer: Number, *, rel_tol: float, abs_tol: float) -> bool:
+    """Equal within the tolerance, in the gold's unit."""
+    in_unit = in_terms_of(gold, answer)
+    if in_unit is None:
         return False
-    if answer.percent and not gold.percent and abs(gold.value) < 1:
-        said /= 100
-    allowed = max(Fraction(rel_tol) * abs(gold.value), Fraction(abs_tol), abs(gold.value) * _CONVERSION_ERROR)
+    said, size = in_unit[0], abs(gold.value)
+    allowed = max(Fraction(rel_tol) * size, Fraction(abs_tol), size * ROUNDING)
     near = abs(said - gold.value) <= allowed
     return near or (gold.percent and not answer.percent and abs(said * 100 - gold.value) <= allowed)
 
 
-_CONVERSION_ERROR = Fraction(1, 10**9)
-"""What converting between units in floating point may lose, relative."""
+_NOTHING = Fraction(0)
+ROUNDING = Fraction(1, 10**9)
+"""What converting between units and evaluating in floating point may lose, relative."""

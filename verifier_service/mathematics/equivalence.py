@@ -188,17 +188,12 @@ _COMMA_DECIMAL = re.compile(r"-?\d+,\d{1,2}|-?\d{4,},\d+|-?0,\d+")
 def same_number(gold: Number, answer: Number) -> Decision:
     if gold.base and answer.base and gold.base != answer.base:
         return DIFFERENT
-    value = answer.value
-    if gold.unit and answer.unit and not quantities.same_label(gold.unit, answer.unit):
-        converted = quantities.convert(value, answer.unit, gold.unit)
-        if converted is None:
-            return DIFFERENT
-        return NUMBER if abs(converted - gold.value) <= abs(gold.value) * Fraction(1, 10**9) else DIFFERENT
-    if answer.percent and gold.unit:
+    in_unit = quantities.in_terms_of(gold, answer)
+    if in_unit is None:
         return DIFFERENT
-    if answer.percent and not gold.percent and abs(gold.value) < 1 and gold.value:
-        # A bare gold below one is a fraction, any other is in the answer's unit: one reading a gold, never both.
-        value /= 100
+    value, lost = in_unit
+    if lost:
+        return NUMBER if abs(value - gold.value) <= lost else DIFFERENT
     equal = value == gold.value or (gold.percent and not answer.percent and value * 100 == gold.value)
     return NUMBER if equal or _rounded(gold, answer, value) else DIFFERENT
 

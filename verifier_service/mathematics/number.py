@@ -33,13 +33,12 @@ _POWER = (
 )
 _NUMBER = re.compile(
     r"(?P<sign>[+-] ?)?(?P<currency>[€£¥₹] ?|(?:USD|US|Rs\.?) )?(?:"
-    r"(?P<whole>\d{1,9}) ?(?:(?: |and |\+ )(?P<mixed_top>\d{1,9})/(?P<mixed_bottom>\d{1,9})"
-    r"|\\frac ?\{ ?(?P<mix_top>\d{1,9}) ?\} ?\{ ?(?P<mix_bottom>\d{1,9}) ?\}|\\frac ?(?P<mt>\d) ?(?P<mb>\d))"
-    rf"|\\frac ?(?:\{{ ?(?P<top>-? ?(?:{_PLAIN})) ?\}} ?|(?P<t>\d) ?)(?:\{{ ?(?P<bottom>{_PLAIN}) ?\}}|(?P<b>\d))"
-    rf"|\{{?(?P<over>{_PLAIN})\}}? ?/ ?(?P<under>{_PLAIN})"
+    r"(?P<whole>\d{1,9}) ?(?: |and |\+ )(?P<mixed_top>\d{1,9})/(?P<mixed_bottom>\d{1,9})"
+    rf"|\{{?(?P<top>{_PLAIN})\}}? ?/ ?(?P<bottom>{_PLAIN})"
     rf"|(?P<mantissa>{_PLAIN})(?:[eE](?P<e>[+-]?\d{{1,5}})(?![\w.])| ?(?:\\times|[xX*]) ?10 ?{_POWER})?"
     rf")(?: ?_ ?\{{? ?(?:\\text ?\{{)?(?P<base>\d{{1,2}})\}}{{0,2}})?(?P<tail>.*)"
 )
+_FRACTION = re.compile(rf" ?\\frac ?(?:\{{ ?(-? ?{_PLAIN}) ?\}}|(\d)) ?(?:\{{ ?({_PLAIN}) ?\}}|(\d))(?! ?[\d.,])")
 _PURE_POWER = re.compile(rf"(?P<sign>[+-] ?)?10 ?{_POWER}(?P<tail>.*)")
 
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
@@ -70,17 +69,17 @@ def parse_number(text: str) -> Number | None:
     if text[:1].isalpha():
         word = _WORD.match(text)
         text = f"{_WORDS[word[1].lower()]}{text[word.end() :]}" if word else text
+    if r"\frac" in text:
+        text = _FRACTION.sub(_in_line, text)
     match = _NUMBER.fullmatch(text) if len(text) <= MAX_DIGITS + 200 else None
     if match is None:
         return None
     if match["mantissa"] == "10" and match["tail"].startswith(("^", "**")):
         match = _PURE_POWER.fullmatch(text)
-        return None if match is None else _finish(match, Fraction(1), "10")
-    groups = match.groupdict()
-    for top_name, bottom_name in _FRACTION_GROUPS:
-        if groups[top_name] is not None:
-            return _fraction(match, groups[top_name], next(groups[name] for name in bottom_name if groups[name]))
-    mantissa = groups["mantissa"].replace(",", "").replace(" ", "")
+        return None if match is None else _finish(match, Fraction(1), "")
+    if match["mantissa"] is None:
+        return _fraction(match)
+    mantissa = match["mantissa"].replace(",", "").replace(" ", "")
     return _finish(match, Fraction(mantissa + "0" if mantissa.endswith(".") else mantissa), mantissa)
 
 
@@ -90,17 +89,15 @@ _WORDS = {
 }
 _WORD = re.compile(rf"({'|'.join(_WORDS)})(?![a-z-])", re.IGNORECASE)
 
-_FRACTION_GROUPS = (
-    ("mixed_top", ("mixed_bottom",)),
-    ("mix_top", ("mix_bottom",)),
-    ("mt", ("mb",)),
-    ("top", ("bottom", "b")),
-    ("t", ("bottom", "b")),
-    ("over", ("under",)),
-)
+
+def _in_line(found: re.Match[str]) -> str:
+    """ "\\frac{1}{3}" -> "1/3", and behind a number " and 1/3", so that the digits of the two stay apart."""
+    joint = " and " if re.search(r"[\d.,]$", found.string[: found.start()]) else ""
+    return f"{joint}{found[1] or found[2]}/{found[3] or found[4]}"
 
 
-def _fraction(match: re.Match[str], top: str, bottom: str) -> Number | None:
+def _fraction(match: re.Match[str]) -> Number | None:
+    top, bottom = match.group("mixed_top", "mixed_bottom") if match["whole"] else match.group("top", "bottom")
     numerator, denominator = (Fraction(part.replace(",", "").replace(" ", "").rstrip(".")) for part in (top, bottom))
     if denominator == 0:
         return None
@@ -132,8 +129,6 @@ def _finish(match: re.Match[str], value: Fraction, mantissa: str) -> Number | No
     if (match["sign"] or "").startswith("-"):
         value = -value
     base = groups.get("base") or ""
-    if mantissa == "10" and "mantissa" not in groups:
-        mantissa = ""
     decimals = len(mantissa.partition(".")[2]) - exponent if "." in mantissa or exponent_text else None
     significant = len(mantissa.replace(".", "").lstrip("0"))
     return Number(value, unit, bool(percent), base, decimals, significant)

@@ -116,7 +116,7 @@ def _judge_number(task: StemTask, golds: list[Reading], answer: str) -> Judgemen
             continue
         rel_tol = task.rel_tol
         if rel_tol is None:
-            rel_tol = 0.0 if wanted.exact or task.abs_tol is not None else DEFAULT_REL_TOL
+            rel_tol = 0.0 if wanted.decimals is None or task.abs_tol is not None else DEFAULT_REL_TOL
         if quantities.same_quantity(wanted, said, rel_tol=rel_tol, abs_tol=task.abs_tol or 0.0):
             return Judgement(1.0, "quantity")
     return Judgement(0.0, "other_quantity")
