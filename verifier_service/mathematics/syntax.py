@@ -37,7 +37,8 @@ _GREEK = frozenset(
 _RELATIONS = {mark: mark for mark in ("=", "<", ">", "<=", ">=", "!=")}
 _RELATIONS |= {r"\approx": "~", r"\le": "<=", r"\ge": ">=", r"\ne": "!=", r"\in": "in"}
 _RELATIONS |= {r"\equiv": "congruent", r"\mod": "mod"}
-_CLOSING = {"(": ")]", "[": "])", r"\{": r"\}"}
+_CLOSING: dict[str, tuple[str, ...]] = {"(": (")", "]"), "[": ("]", ")"), r"\{": (r"\}",)}
+_MAX_NAME_TOKENS = 20
 
 
 def read(text: str, *, thousands: bool = True) -> Node:
@@ -61,6 +62,13 @@ class _Parser:
     def _text(self) -> str:
         token = self._tokens[self._at]
         return token.text if token.kind == "mark" else ""
+
+    def _take_any(self) -> Token:
+        token = self._tokens[self._at]
+        if token.kind == "end":
+            raise Unreadable("unexpected end")
+        self._at += 1
+        return token
 
     def _take(self, *texts: str) -> bool:
         if self._text in texts and self._text:
@@ -200,8 +208,7 @@ class _Parser:
             raise TooComplex("too deep")
 
     def _primary(self) -> Node:
-        token = self._tokens[self._at]
-        self._at += 1
+        token = self._take_any()
         if token.kind == "number":
             return _number(token.text)
         if token.kind == "symbol":
@@ -210,8 +217,6 @@ class _Parser:
             return Node("const", value=token.text)
         if token.kind == "function":
             return self._call(token.text)
-        if token.kind == "end":
-            raise Unreadable("unexpected end")
         return self._marked(token.text)
 
     def _marked(self, mark: str) -> Node:
@@ -253,38 +258,28 @@ class _Parser:
         if name == "begin":
             return self._matrix()
         if name == "mathbb":
-            self._need("{")
-            symbol = self._tokens[self._at].text
-            self._at += 1
-            self._need("}")
-            return Node("sym", value="\\mathbb" + symbol)
+            return Node("sym", value="\\mathbb" + self._name())
         raise Unreadable(f"command {name!r}")
 
     def _symbol(self, name: str) -> Node:
         token = self._tokens[self._at]
         if self._take("_"):
-            name += "_" + self._subscript()
+            name += "_" + (self._name() if self._text == "{" else self._take_any().text)
         elif token.kind == "number" and token.text.isdigit() and len(token.text) <= 2 and name.isalpha():
             # "v0" and "x3" name a symbol: a factor is written in front.
-            self._at += 1
-            name += "_" + token.text
+            name += "_" + self._take_any().text
         while self._take("'"):
             name += "'"
-        if name == "e":
-            return Node("const", value="e")
-        return Node("const", value="i") if name == "i" else Node("sym", value=name)
+        return Node("const" if name in ("e", "i") else "sym", value=name)
 
-    def _subscript(self) -> str:
-        if not self._take("{"):
-            self._at += 1
-            return self._tokens[self._at - 1].text
+    def _name(self) -> str:
+        """Whatever stands in the braces of a subscript, an environment or a set's letter."""
+        self._need("{")
         parts: list[str] = []
         while not self._take("}"):
-            token = self._tokens[self._at]
-            if token.kind == "end" or len(parts) > 20:
-                raise Unreadable("subscript")
-            parts.append(token.text)
-            self._at += 1
+            parts.append(self._take_any().text)
+            if len(parts) > _MAX_NAME_TOKENS:
+                raise Unreadable("name")
         return "".join(parts)
 
     def _argument(self) -> Node:
@@ -353,9 +348,7 @@ class _Parser:
         bars, self._bars = self._bars, 0
         node = self.items(end=opening)
         self._bars = bars
-        closing = next(
-            (mark for mark in (_CLOSING[opening] if opening != r"\{" else [r"\}"]) if self._take(mark)), None
-        )
+        closing = next((mark for mark in _CLOSING[opening] if self._take(mark)), None)
         if closing is None:
             raise Unreadable("unbalanced")
         if node.op == "list":
@@ -367,36 +360,23 @@ class _Parser:
         return node
 
     def _matrix(self) -> Node:
-        name = self._environment()
+        name = self._name()
         if name not in ("matrix", "pmatrix", "bmatrix", "Bmatrix"):
             raise Unreadable(name)
-        rows, row = [], [self._sum()]
-        while True:
-            if self._take("&"):
+        rows = []
+        ended = False
+        while not ended:
+            row = [self._sum()]
+            while self._take("&"):
                 row.append(self._sum())
-            elif self._take("\\\\"):
-                rows.append(Node("row", tuple(row)))
-                if self._take(r"\end"):
-                    break
-                row = [self._sum()]
-            elif self._take(r"\end"):
-                rows.append(Node("row", tuple(row)))
-                break
-            else:
+            rows.append(Node("row", tuple(row)))
+            another = self._take("\\\\")
+            ended = self._take(r"\end")
+            if not (another or ended):
                 raise Unreadable("matrix")
-        if self._environment() != name:
+        if self._name() != name:
             raise Unreadable("matrix")
         return Node("matrix", tuple(rows))
-
-    def _environment(self) -> str:
-        self._need("{")
-        letters: list[str] = []
-        while not self._take("}"):
-            letters.append(self._tokens[self._at].text)
-            self._at += 1
-            if len(letters) > 20:
-                raise Unreadable("environment")
-        return "".join(letters)
 
 
 _PRIMARY_COMMANDS = (

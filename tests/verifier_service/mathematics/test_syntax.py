@@ -60,7 +60,8 @@ def test_subscripts_name_one_symbol() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", r"\frac", r"\frac{1}", "(1", "1)", "4 4/9", "x = ", r"\unknown{2}", "__import__('os')", "f.g", "1 2",
-     r"\text{or else}",     r"\begin{tikzpicture}", "\x00", r"\int_0^1 x\,dx"],
+     r"\text{or else}", r"\begin{tikzpicture}", r"\begin{pmatrix}1\end{pmat", r"\begin{pm", "x_", "x_{", "\x00",
+     r"\int_0^1 x\,dx"],
 )  # fmt: skip
 def test_unreadable(text: str) -> None:
     with pytest.raises(Unreadable):
