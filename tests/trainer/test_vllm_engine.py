@@ -20,8 +20,8 @@ from tests.trainer.vllm_models import (
     tokenizer,
     tokens,
 )
+from trainer.engine.flight import Reader
 from trainer.engine.protocol import Engine, Sampling
-from trainer.engine.vllm_request import Reader
 from trainer.errors import WeightSyncError
 from trainer.policy import Policy
 from trainer.weight_sync import push_weights

@@ -20,9 +20,9 @@ from tests.trainer.vllm_models import (
     tokenizer,
     tokens,
 )
+from trainer.engine.flight import Reader
 from trainer.engine.protocol import Sampling
 from trainer.engine.vllm_http import VllmHttpEngine
-from trainer.engine.vllm_request import Reader
 from trainer.engine.vllm_servers import Server, Servers, own_server
 from trainer.engine.vllm_weights import FilesChannel
 from trainer.parallel import ALONE

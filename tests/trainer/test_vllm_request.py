@@ -7,13 +7,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tests.trainer.builders import rollout
 from tests.trainer.tiny import run_config
-from tests.trainer.vllm_models import model, request, tokenizer
+from tests.trainer.vllm_models import model, tokenizer
 from trainer.engine.choice import http_engine, longest_sequence
 from trainer.engine.config import EngineConfig
+from trainer.engine.flight import Reader
 from trainer.engine.protocol import Sampling, sampling_seed
-from trainer.engine.vllm_request import Flight, Reader, check_version, sampling_params
+from trainer.engine.vllm_request import check_version, sampling_params
 from trainer.errors import ConfigError
 from trainer.parallel import Ranks
 from trainer.policy import Policy
@@ -35,27 +35,6 @@ def test_seeds_fit_in_a_signed_number_and_stay_apart() -> None:
     asked = {sampling_params(Sampling(1.2, 4), seed, frozenset({1}))["seed"] for seed in seeds}
     assert len(asked) == 1000
     assert max(asked) < 2**63
-
-
-def test_groups_come_back_whole_in_the_order_of_their_samples() -> None:
-    flight = Flight.of([request(0, [5], 2), request(1, [5], 2)], max_rows=8)
-    a, b, c, d = flight.take()
-    assert [flight.land(ticket, rollout(None, num_tokens=n)) for ticket, n in ((b, 2), (c, 3))] == [None, None]
-    first, second = flight.land(a, rollout(None, num_tokens=1)), flight.land(d, rollout(None, num_tokens=4))
-    assert first is not None
-    assert second is not None
-    assert [len(r.token_ids) for group in (first, second) for r in group.rollouts] == [1, 2, 3, 4]
-
-
-def test_requests_are_taken_as_there_is_room_and_asked_for_again_after_none() -> None:
-    flight = Flight.of(iter([request(0, [5], 4), None, request(1, [5], 4), request(2, [5], 4)]), max_rows=6)
-    first = list(flight.take())
-    assert {ticket.request.index for ticket in first} == {0}
-    assert {ticket.request.index for ticket in flight.take()} == {1}, "room for two is room for a group"
-    assert list(flight.take()) == []
-    for ticket in first[:3]:
-        flight.land(ticket, rollout(None))
-    assert {ticket.request.index for ticket in flight.take()} == {2}
 
 
 @pytest.mark.parametrize(

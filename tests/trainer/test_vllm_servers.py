@@ -17,9 +17,9 @@ import torch
 from tests.trainer.stub_vllm import StubVllm
 from tests.trainer.vllm_models import request, tokenizer, tokens
 from trainer.engine import vllm_http, vllm_weights
+from trainer.engine.flight import Reader
 from trainer.engine.protocol import Sampling
 from trainer.engine.vllm_http import VllmHttpEngine
-from trainer.engine.vllm_request import Reader
 from trainer.engine.vllm_servers import Server, Servers, refuse_public
 from trainer.engine.vllm_weights import FilesChannel, NcclChannel, chunks
 from trainer.errors import ConfigError, EngineError

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from trainer.engine.flight import Reader
 from trainer.engine.protocol import Engine
 from trainer.engine.torch_engine import TorchEngine, stop_token_ids
 from trainer.engine.vllm_http import VllmHttpEngine
-from trainer.engine.vllm_request import Reader, check_version
+from trainer.engine.vllm_request import check_version
 from trainer.engine.vllm_servers import Server, Servers, own_server
 from trainer.engine.vllm_weights import FilesChannel, NcclChannel
 from trainer.errors import ConfigError

@@ -7,26 +7,18 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trainer.engine.flight import Flight, Reader, Ticket
 from trainer.engine.protocol import RolloutRequest, Sampling
 from trainer.engine.slots import Slots
 from trainer.errors import WeightSyncError
-from trainer.types import Rollout, RolloutGroup
-
-
-@dataclass
-class _Group:
-    """A request in the making."""
-
-    request: RolloutRequest
-    completions: list["_Completion"] = field(default_factory=list)
-    num_running: int = 0
+from trainer.types import RolloutGroup
 
 
 @dataclass
 class _Completion:
     """One completion being sampled."""
 
-    group: _Group
+    ticket: Ticket
     uniforms: np.ndarray
     """float64 [max_tokens] in [0, 1), from its own seed: what it draws does not depend on its neighbours."""
     token_ids: list[int] = field(default_factory=list)
@@ -39,49 +31,35 @@ class TorchEngine:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_rows: int) -> None:
         model.set_attn_implementation("slots")
         self._model = model.eval().requires_grad_(False)
-        self._tokenizer = tokenizer
         self._max_rows = max_rows
-        self._stop_ids = stop_token_ids(model, tokenizer)
+        self._reader = Reader(tokenizer, stop_token_ids(model, tokenizer))
         self._policy_version = 0
 
     def rollout(self, requests: Iterable[RolloutRequest | None], sampling: Sampling) -> Iterator[RolloutGroup]:
-        """Requests go through in order, as many at once as `max_rows` completions allow (one request at least)."""
-        source, slots = _Source(requests, self._max_rows), Slots(self._model)
+        flight, slots = Flight(requests, self._max_rows), Slots(self._model)
         rows: list[_Completion] = []
         while True:
-            joining = [_begin(request, sampling.max_tokens) for request in source.take(len(rows))]
+            joining = [_begin(ticket, sampling.max_tokens) for ticket in flight.take()]
             tokens = [completion.token_ids[-1] for completion in rows]
-            rows += [completion for group in joining for completion in group.completions]
+            rows += joining
             if not rows:
                 return
-            prompts = [(group.request.prompt_ids, len(group.completions)) for group in joining]
+            firsts = [c.ticket.request for c in joining if c.ticket.sample == 0]
+            prompts = [(request.prompt_ids, len(request.seeds)) for request in firsts]
             uniforms = torch.tensor([c.uniforms[len(c.token_ids)] for c in rows])
             drawn = _draw(slots.advance(tokens, prompts), sampling.temperature, uniforms)
             alive = []
             for row, (completion, token, logprob) in enumerate(zip(rows, *drawn, strict=True)):
                 completion.token_ids.append(token)
                 completion.logprobs.append(logprob)
-                if token not in self._stop_ids and len(completion.token_ids) < sampling.max_tokens:
+                if token not in self._reader.stop_ids and len(completion.token_ids) < sampling.max_tokens:
                     alive.append(row)
                     continue
-                completion.group.num_running -= 1
-                if not completion.group.num_running:
-                    yield self._group(completion.group)
+                rollout = self._reader.rollout(completion.token_ids, completion.logprobs, self._policy_version)
+                if (group := flight.land(completion.ticket, rollout)) is not None:
+                    yield group
             if len(alive) < len(rows):
                 rows = [rows[row] for row in slots.keep(alive)]
-
-    def _group(self, group: _Group) -> RolloutGroup:
-        rollouts = tuple(
-            Rollout(
-                token_ids=tuple(c.token_ids),
-                logprobs=tuple(c.logprobs),
-                text=str(self._tokenizer.decode(c.token_ids, skip_special_tokens=True)),
-                truncated=c.token_ids[-1] not in self._stop_ids,
-                policy_version=self._policy_version,
-            )
-            for c in group.completions
-        )
-        return RolloutGroup(group.request.index, group.request.prompt, group.request.prompt_ids, rollouts)
 
     @torch.no_grad()
     def push(self, weights: Iterable[tuple[str, torch.Tensor]], policy_version: int) -> None:
@@ -116,31 +94,8 @@ class TorchEngine:
         """Nothing was started."""
 
 
-class _Source:
-    """Takes requests when there is room, whole groups only."""
-
-    def __init__(self, requests: Iterable[RolloutRequest | None], max_rows: int) -> None:
-        self._requests = iter(requests)
-        self._max_rows = max_rows
-        self._next: RolloutRequest | None = None
-
-    def take(self, num_rows: int) -> Iterator[RolloutRequest]:
-        """Requests that fit beside `num_rows` completions."""
-        while request := self._next or next(self._requests, None):
-            self._next = request
-            if num_rows and num_rows + len(request.seeds) > self._max_rows:
-                return
-            num_rows += len(request.seeds)
-            self._next = None
-            yield request
-
-
-def _begin(request: RolloutRequest, max_tokens: int) -> _Group:
-    group = _Group(request, num_running=len(request.seeds))
-    for seed in request.seeds:
-        uniforms = np.random.Generator(np.random.Philox(key=seed)).random(max_tokens)
-        group.completions.append(_Completion(group, uniforms))
-    return group
+def _begin(ticket: Ticket, max_tokens: int) -> _Completion:
+    return _Completion(ticket, np.random.Generator(np.random.Philox(key=ticket.seed)).random(max_tokens))
 
 
 @torch.inference_mode()

@@ -8,8 +8,9 @@ import torch
 from torch import distributed
 
 from trainer.engine.config import EngineConfig
+from trainer.engine.flight import Flight, Reader, Ticket
 from trainer.engine.protocol import RolloutRequest, Sampling
-from trainer.engine.vllm_request import PROBE_PARAMS, Flight, Reader, Ticket, dtype_name, sampling_params
+from trainer.engine.vllm_request import PROBE_PARAMS, dtype_name, sampling_params
 from trainer.types import RolloutGroup
 
 # Before vLLM is imported: its engine runs in this process, and on a CPU leaves the threads to whom they belong.
@@ -60,7 +61,7 @@ class VllmEngine:
         self._can_sleep, self._asleep = on_gpu, False
 
     def rollout(self, requests: Iterable[RolloutRequest | None], sampling: Sampling) -> Iterator[RolloutGroup]:
-        flight = Flight.of(requests, self._max_rows)
+        flight = Flight(requests, self._max_rows)
         running: dict[str, Ticket] = {}
         try:
             while True:

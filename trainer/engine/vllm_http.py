@@ -11,8 +11,9 @@ from typing import Any, Self
 import httpx
 import torch
 
+from trainer.engine.flight import Flight, Reader, Ticket
 from trainer.engine.protocol import RolloutRequest, Sampling
-from trainer.engine.vllm_request import PROBE_PARAMS, Flight, Reader, Ticket, sampling_params
+from trainer.engine.vllm_request import PROBE_PARAMS, sampling_params
 from trainer.engine.vllm_servers import Server, Servers, on_all
 from trainer.engine.vllm_weights import Channel, transfer
 from trainer.errors import EngineError
@@ -68,7 +69,7 @@ class VllmHttpEngine:
         self.push(self._weights(), self._policy_version)
 
     def rollout(self, requests: Iterable[RolloutRequest | None], sampling: Sampling) -> Iterator[RolloutGroup]:
-        flight = Flight.of(requests, self._max_rows * max(1, len(self._servers.serving())))
+        flight = Flight(requests, self._max_rows * max(1, len(self._servers.serving())))
         with _Asking(self._servers, self._read, self._push_again) as asking:
             while True:
                 for ticket in flight.take():
