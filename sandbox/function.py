@@ -36,6 +36,7 @@ class _Child:
     def __init__(self, process: WarmProcess, target: str, limits: Limits) -> None:
         self.memory_bytes = limits.memory_bytes
         self.calls_left = _CALLS_PER_CHILD
+        self._spent_s = 0.0
         calls_read, self._calls = os.pipe()
         self._replies, replies_write = os.pipe()
         launch = Launch(_DRIVER, pass_fds=(calls_read, replies_write), limits=limits, held_by_kernel=False)
@@ -56,21 +57,26 @@ class _Child:
     def call(self, payload: Any, limits: Limits) -> CallResult:
         """Raises `RunnerLost` where the warm process died."""
         self.calls_left -= 1
-        self._running.start_allowance(limits)
+        self._running.start_allowance(limits, self._spent_s)
         self._send({"payload": payload})
         frame = self._read_frame(limits)
-        spent_s = self._running.spent_s()
         if isinstance(frame, Status):
             return CallResult(frame, cpu_time_s=limits.cpu_time_s)
         if frame is None:
             return self._obituary()
-        reply = json.loads(frame)
-        if reply["peak_bytes"] > limits.memory_bytes:
+        try:
+            answer, peak_bytes, before_s, self._spent_s = json.loads(frame)
+            return self._result(answer, self._spent_s - before_s, peak_bytes > limits.memory_bytes)
+        except (ValueError, TypeError, LookupError, RecursionError):  # what the function evaluates may write here, too
+            return CallResult(Status.FORBIDDEN, detail="the call forges its answer")
+
+    def _result(self, answer: dict[str, Any], call_s: float, is_bloated: bool) -> CallResult:
+        if is_bloated:
             self.calls_left = 0
-        if "value" in reply:
-            return CallResult(Status.OK, reply["value"], spent_s)
-        status = Status.MEMORY_LIMIT if reply["error"] == "MemoryError" else Status.NONZERO_EXIT
-        return CallResult(status, cpu_time_s=spent_s, detail=reply["error"])
+        if "value" in answer:
+            return CallResult(Status.OK, answer["value"], call_s)
+        status = Status.MEMORY_LIMIT if answer["error"] == "MemoryError" else Status.NONZERO_EXIT
+        return CallResult(status, cpu_time_s=call_s, detail=answer["error"])
 
     def _read_frame(self, limits: Limits) -> bytes | Status | None:
         """The reply; the limit that was hit; or None where the child died."""

@@ -1,14 +1,11 @@
 """A child at work, seen from the supervisor: watch it, kill it at its limits, collect what it wrote."""
 
-import contextlib
 import fcntl
 import json
 import os
 import select
-import signal
 import socket
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -35,10 +32,8 @@ class Running:
         self._control = control
         self._limits = limits
         self._started = time.monotonic()
-        self._pidfd: int | None = None
-        self._clock = 0
-        self._told_spent_s: float | None = None
-        """Where there are no pidfds: the CPU seconds that the warm process last told."""
+        self._told_cpu_s = 0.0
+        """What the warm process said when it was last asked: most programs end before."""
         self._spent_before_s = 0.0
         self._over: dict[str, Any] = {}
         self._files = [memory_file(launch.stdin), *(os.memfd_create("out") for _ in range(2))]
@@ -104,54 +99,37 @@ class Running:
                 return stopped_for
         return None
 
-    def start_allowance(self, limits: Limits) -> None:
-        """From here on `limits` count, from zero: for a child that serves many calls."""
+    def start_allowance(self, limits: Limits, spent_before_s: float) -> None:
+        """From here on `limits` count, from zero: for a child that serves many calls. `spent_before_s`: the CPU seconds
+        that it says it has used until now; a lie can win it no more than the wall limit."""
         self._limits = limits
-        self._spent_before_s = self.cpu_time_s()
+        self._spent_before_s = self._told_cpu_s = spent_before_s
         self._started = time.monotonic()
 
     def _patience(self) -> float:
         """Seconds until a limit can be reached at the earliest."""
         wall = self._started + self._limits.effective_wall_time_s - time.monotonic()
-        spent = 0.0 if self._pidfd is None and self._told_spent_s is None else self.spent_s()
+        spent = self._told_cpu_s - self._spent_before_s
         return max(min(wall, (self._limits.cpu_time_s - spent) / _NUM_CPUS), _SHORTEST_LOOK_S)
 
     def _over_limit(self) -> Status | None:
-        if self.spent_s() >= self._limits.cpu_time_s:
+        if self.cpu_time_s() - self._spent_before_s >= self._limits.cpu_time_s:
             return Status.CPU_TIME_LIMIT
         if time.monotonic() - self._started >= self._limits.effective_wall_time_s:
             return Status.WALL_TIME_LIMIT
         return None
 
-    def spent_s(self) -> float:
-        """CPU seconds of the present allowance."""
-        return self.cpu_time_s() - self._spent_before_s
-
     def cpu_time_s(self) -> float:
-        """CPU seconds that the child has used so far, over all its threads; 0 once it has ended."""
-        try:
-            leash = self._leash()
-            return self._told_spent_s or 0.0 if leash is None else time.clock_gettime(self._clock)
-        except OSError:
-            return 0.0
+        """CPU seconds that the child has used so far, over all its threads. Raises `RunnerLost`."""
+        if not self._over:
+            self._send(b"spent")
+            if not self._hears(_DEATH_TIMEOUT_S):
+                raise RunnerLost("the warm process does not answer")
+        return self._told_cpu_s
 
     def kill(self) -> None:
-        with contextlib.suppress(OSError):
-            leash = self._leash()
-            if leash is None:
-                self._send(b"kill")
-            else:
-                signal.pidfd_send_signal(leash, signal.SIGKILL)
-
-    def _leash(self) -> int | None:
-        """A descriptor of the child, asked for once it is needed: most programs end before. None where the kernel has
-        none; what it has spent is told then. Raises ProcessLookupError where the child has ended meanwhile."""
-        if self._pidfd is None and not self._over:
-            self._send(b"pid")
-            self._until_over(None, stop_at_leash=True)
-        if self._pidfd is None and self._over:
-            raise ProcessLookupError
-        return self._pidfd
+        if not self._over:
+            self._send(b"kill")
 
     def _send(self, message: bytes) -> None:
         try:
@@ -159,34 +137,27 @@ class Running:
         except OSError as error:
             raise RunnerLost(f"the warm process is gone: {error}") from None
 
-    def _until_over(self, timeout_s: float | None, *, stop_at_leash: bool = False) -> bool:
+    def _until_over(self, timeout_s: float) -> bool:
         """Wait for the `ended` message; False after `timeout_s` without it."""
-        if self._over:
-            return True
+        return bool(self._over or (self._hears(timeout_s) and self._over))
+
+    def _hears(self, timeout_s: float) -> bool:
+        """Wait for a message and take it to heart; False after `timeout_s` without one."""
         events = select.poll()
         events.register(self._control, select.POLLIN)
-        while events.poll(None if timeout_s is None else timeout_s * 1000):
-            message, descriptors = self._receive()
-            if "pidfd" not in message:
-                self._over = message
-                return True
-            if message["pidfd"]:
-                self._pidfd = descriptors[0]
-                self._clock = _cpu_clock(self._pidfd)
-            else:
-                self._told_spent_s = message["spent_s"]
-            if stop_at_leash:
-                return False
-        return False
-
-    def _receive(self) -> tuple[dict[str, Any], list[int]]:
+        if not events.poll(timeout_s * 1000):
+            return False
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._control, _MAX_MESSAGE, 1)
+            data = self._control.recv(_MAX_MESSAGE)
         except OSError:
-            data, descriptors = b"", []
+            data = b""
         if not data:
             raise RunnerLost("the warm process died under a program")
-        return json.loads(data), descriptors
+        message = json.loads(data)
+        self._told_cpu_s = message["cpu_s"]
+        if "trouble" in message:
+            self._over = message
+        return True
 
     def _result(self, stopped_for: Status | None) -> Ended:
         if self._over["trouble"]:
@@ -212,9 +183,6 @@ class Running:
         for descriptor in self._files:
             os.close(descriptor)
         self._files = []
-        if self._pidfd is not None:
-            os.close(self._pidfd)
-            self._pidfd = None
 
 
 def memory_file(data: bytes) -> int:
@@ -231,11 +199,3 @@ def _read(descriptor: int, cap: int) -> tuple[bytes, bool]:
     """What was written, up to `cap` bytes, and whether there was more."""
     size = os.fstat(descriptor).st_size
     return os.pread(descriptor, min(size, cap), 0), size > cap
-
-
-def _cpu_clock(pidfd: int) -> int:
-    """The id of the process-wide CPU clock (linux/posix-timers.h, CPUCLOCK_SCHED), for `time.clock_gettime`."""
-    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
-        if line.startswith("Pid:") and (pid := int(line.split()[1])) > 0:
-            return (~pid << 3) | 2
-    raise ProcessLookupError

@@ -1,13 +1,15 @@
 """The child's side of an isolated function: read a call, make it, write what came out.
 
 Frames on descriptors 3 (calls) and 4 (replies): length in 4 bytes, big-endian, then JSON. The first frame is the
-function's name; each further one is `{"payload": ...}`, answered by `{"value": ...}`, `{"error": "ValueError: ..."}` or
-`{"error": "MemoryError"}`, with `peak_bytes` of this process.
+function's name; each further one is `{"payload": ...}`, answered by `[answer, peak, before, after]`: the answer is
+`{"value": ...}`, `{"error": "ValueError: ..."}` or `{"error": "MemoryError"}`, the rest this process's peak of memory
+in bytes and its CPU seconds before and after the call.
 """
 
 import importlib
 import json
 import resource
+import time
 from typing import Any
 
 from sandbox.frames import read_frame, write_frame
@@ -27,11 +29,12 @@ def serve() -> None:
 
 
 def _answer(function: Any, frame: bytes) -> bytes:
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before_s = time.process_time()
     try:
-        value = function(json.loads(frame)["payload"])
-        return json.dumps({"value": value, "peak_bytes": peak_bytes}).encode()
+        answer = json.dumps({"value": function(json.loads(frame)["payload"])})
     except MemoryError:
-        return b'{"error": "MemoryError", "peak_bytes": 0}'
+        answer = '{"error": "MemoryError"}'
     except Exception as error:  # the function's own failure is an answer; what it means is the caller's to say
-        return json.dumps({"error": f"{type(error).__name__}: {error}"[:2000], "peak_bytes": peak_bytes}).encode()
+        answer = json.dumps({"error": f"{type(error).__name__}: {error}"[:2000]})
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return f"[{answer}, {peak_bytes}, {before_s}, {time.process_time()}]".encode()

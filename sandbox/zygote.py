@@ -5,10 +5,10 @@ Started by `warm.WarmProcess`, which is the supervisor. Talks over one SOCK_SEQP
     <- setup   JSON `Setup`
     -> hello   JSON {"level", "landlock_abi", ...}, {"missing": what the host lacks} or {"broken": what did not import}
     <- job     JSON `child.Job`, a list, + descriptors [stdin, stdout, stderr, extra...]
-    <- "pid"   while a job runs: asks for a pidfd of the child, to watch and kill it
-    -> pidfd   JSON {"pidfd": true} + descriptor; in gVisor, which has none, {"pidfd": false, "spent_s": CPU so far}
-    <- "kill"  while a job runs, in gVisor: kill the child
-    -> ended   JSON {"wait_status", "cpu_s", "peak_bytes", "trouble"}
+    <- "spent" while a job runs: asks for the child's CPU seconds so far
+    -> spent   JSON {"cpu_s"}
+    <- "kill"  while a job runs: kill the child
+    -> ended   JSON {"trouble", "cpu_s", "wait_status", "peak_bytes"}, the last two where it was started
 
 The warm process never reads a byte that comes from a program: sources, input and output pass through descriptors.
 """
@@ -22,16 +22,18 @@ import mmap
 import os
 import random
 import resource
+import select
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sandbox import child, kernel, landlock, namespaces, seccomp, watching, workdir
+from sandbox import child, kernel, landlock, namespaces, seccomp, workdir
 from sandbox.child import Jail, Job
 from sandbox.workdir import WorkDir
 
@@ -41,6 +43,7 @@ _FIRST_OWN_DESCRIPTOR = 500  # ours live high, so that what arrives with a job t
 _READY = 1
 _FOREIGN_TASKS = 4096
 _THREAD_STACK_BYTES = 8 << 20
+_LOOK_MS = 2
 _UID_CAPABILITIES = 1 << 5 | 1 << 6 | 1 << 7  # KILL, SETGID, SETUID
 
 
@@ -141,7 +144,7 @@ class Zygote:
         own_metadata = not (alone or in_gvisor)  # there a read-only mount does not keep its modes and times
         seccomp.prepare(allow_metadata=own_metadata)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it; a flood is to end at its limit
-        self._watch = watching.watch_without_pidfd if in_gvisor else watching.watch
+        self._has_pidfds = not in_gvisor
         foreign_tasks = _FOREIGN_TASKS if (alone or in_gvisor) and uid is None else 0
         self._jail = Jail(uid, ruleset, _pages(statm), os.getpid(), own_metadata, foreign_tasks)
         work_dir = None if self._work is None else self._work.path
@@ -156,7 +159,7 @@ class Zygote:
             message, descriptors, _, _ = socket.recv_fds(self._control, _MAX_MESSAGE, _MAX_DESCRIPTORS)
             if not message:
                 return
-            if message not in (b"pid", b"kill"):  # else: meant for a child that has just ended
+            if message not in (b"spent", b"kill"):  # else: meant for a child that has just ended
                 self._run(Job(*json.loads(message)), descriptors)
 
     def _run(self, job: Job, descriptors: list[int]) -> None:
@@ -165,7 +168,7 @@ class Zygote:
                 self._work.refresh(job.disk_bytes)
             pid = os.fork()
         except OSError as error:
-            _say(self._control, {"trouble": f"cannot start a program: {error}"})
+            _say(self._control, {"trouble": f"cannot start a program: {error}", "cpu_s": 0.0})
             return
         if pid == 0:
             self._be_child(job, descriptors)
@@ -187,7 +190,7 @@ class Zygote:
         os._exit(child.finish(self._drivers[job.driver]))
 
     def _await(self, pid: int, job: Job) -> None:
-        self._watch(self._control, pid)
+        watch(self._control, pid, with_pidfd=self._has_pidfds)
         _, wait_status, usage = os.wait4(pid, 0)
         others_cpu_s = self._end_descendants() if job.may_fork else 0.0
         ended = {
@@ -215,6 +218,30 @@ class Zygote:
 
     def _trouble(self) -> str:
         return self._shared[1:].rstrip(b"\0").decode(errors="replace") or "died before it was isolated"
+
+
+def watch(control: socket.socket, pid: int, *, with_pidfd: bool) -> None:
+    """Until the child has ended, which stays to be reaped: so its pid is nobody else's whenever it is killed. Answers
+    the supervisor meanwhile, and leaves with the child where that hangs up."""
+    events = select.poll()
+    events.register(control, select.POLLIN)
+    pidfd = os.pidfd_open(pid) if with_pidfd else None
+    if pidfd is not None:
+        events.register(pidfd, select.POLLIN)
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        if control.fileno() not in dict(events.poll(_LOOK_MS if pidfd is None else None)):
+            continue
+        message = control.recv(16)
+        if message == b"spent":
+            # The id of a process's CPU clock over all its threads: linux/posix-timers.h, CPUCLOCK_SCHED.
+            _say(control, {"cpu_s": time.clock_gettime((~pid << 3) | 2)})
+            continue
+        os.kill(pid, signal.SIGKILL)
+        if message == b"":
+            os.waitpid(pid, 0)
+            os._exit(0)
+    if pidfd is not None:
+        os.close(pidfd)
 
 
 def _continue_as_first_process() -> None:

@@ -66,6 +66,13 @@ def test_forbidden_call(evaluate: IsolatedProcess) -> None:
     assert evaluate.call("__import__('ctypes').CDLL(None).ptrace(0, 0, 0, 0)").status is Status.FORBIDDEN
 
 
+@pytest.mark.parametrize("forged", ["abc", "[]", "[1, 2, 3, 4]", '[{"error": 1}, "x", 0, 0]', "[" * 99_999])
+def test_an_answer_that_is_forged_breaks_nothing_here(evaluate: IsolatedProcess, forged: str) -> None:
+    frame = len(forged).to_bytes(4, "big") + forged.encode()
+    assert evaluate.call(f"__import__('os').write(4, {frame!r})").status is Status.FORBIDDEN
+    assert evaluate.call("1").value == 1
+
+
 def test_nothing_of_the_host_can_be_read(evaluate: IsolatedProcess) -> None:
     for path in ("/etc/shadow", "/proc/self/environ", "/etc/hostname"):
         assert evaluate.call(f"open({path!r}).read()").status is Status.NONZERO_EXIT
