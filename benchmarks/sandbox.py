@@ -23,7 +23,7 @@ from rich.table import Table
 sys.path[0] = str(Path(__file__).parent.parent)  # in place of this folder, whose sandbox.py would hide the package
 
 from sandbox.container import ContainerRunner, open_container_runner  # noqa: E402
-from sandbox.pool import open_runner  # noqa: E402
+from sandbox.runner import open_runner  # noqa: E402
 from sandbox.types import ExecutionRequest  # noqa: E402
 
 BARE = "/usr/bin/python3"
@@ -118,7 +118,7 @@ def container_ratio(image: str, programs: int) -> float:
 def contained_cpu_s(runner: ContainerRunner) -> float:
     return sum(
         container._container.stats(stream=False)["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
-        for container in runner._free
+        for container in runner._containers._free
         if container is not None
     )
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from sandbox.errors import SandboxError
 from sandbox.frames import read_frame, write_frame
-from sandbox.pool import open_runner
 from sandbox.profiles import Profile
+from sandbox.runner import open_runner
 from sandbox.slots import open_warm_process
 
 _STDIN, _STDOUT = 0, 1

@@ -12,10 +12,8 @@ import json
 import pickle
 import random
 import socket
-import threading
 import zipfile
 from base64 import b64decode
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from docker.errors import DockerException
 
 import docker
 from sandbox.errors import CannotIsolate, RunnerLost
+from sandbox.pool import Pool
 from sandbox.profiles import GVISOR_VARIABLE, UID_RANGE, WORK_DIRS_VARIABLE
 from sandbox.types import MIB, ExecutionRequest, ExecutionResult, Request, Status
 
@@ -160,10 +159,7 @@ class ContainerRunner:
             self._engine = docker.from_env()
         except DockerException as error:
             raise CannotIsolate(f"no Docker engine: {error}") from None
-        self._make: Callable[[], WarmContainer] = partial(WarmContainer, self._engine, image, runtime, options)
-        self._free: list[WarmContainer | None] = [None] * num_containers
-        self._changed = threading.Condition()
-        self._num_containers = num_containers
+        self._containers = Pool(partial(WarmContainer, self._engine, image, runtime, options), num_containers)
 
     def execute(self, request: Request) -> ExecutionResult:
         """Never raises for anything the program does. Raises `CannotIsolate`."""
@@ -179,32 +175,12 @@ class ContainerRunner:
         return ExecutionResult(Status.FORBIDDEN, detail="the program ends its runner")
 
     def _attempt(self, request: Request, fresh: bool) -> ExecutionResult:
-        with self._changed:
-            self._changed.wait_for(lambda: self._free)
-            container = self._free.pop()
-        kept = None
-        try:
-            if fresh and container is not None:
-                container.close()
-                container = None
-            container = container or self._make()
-            result = container.execute(request)
-            kept = container
-        finally:
-            if kept is None and container is not None:
-                container.close()
-            with self._changed:
-                self._free.append(kept)
-                self._changed.notify()
-        return result
+        with self._containers.lend(fresh=fresh) as [container]:
+            return container.execute(request)
 
     def close(self) -> None:
         """Waits for the callers."""
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._free) == self._num_containers)
-            for container in filter(None, self._free):
-                container.close()
-            self._free = [None] * self._num_containers
+        self._containers.close()
         self._engine.close()
 
 

@@ -13,14 +13,15 @@ import contextlib
 import json
 import os
 import signal
-import threading
+from functools import partial
 from typing import Any
 
 from sandbox.errors import RunnerLost
 from sandbox.frames import write_frame
 from sandbox.isolated import CallResult
 from sandbox.launch import Launch
-from sandbox.profiles import STANDARD_LIBRARY, Profile
+from sandbox.pool import Pool
+from sandbox.profiles import Profile
 from sandbox.slots import open_warm_process
 from sandbox.types import Limits, Status
 from sandbox.warm import WarmProcess
@@ -110,57 +111,28 @@ class _Child:
         os.close(self._replies)
 
 
-class IsolatedProcess:
-    """The `IsolatedFunction` of this package. Safe between threads: calls wait for one another."""
+class _Server:
+    """A warm process that has imported the target, and the child of it that answers calls at present."""
 
-    def __init__(
-        self,
-        target: str,
-        *,
-        preload: tuple[str, ...] = (),
-        limits: Limits | None = None,
-        fork_per_call: bool = False,
-    ) -> None:
-        """`preload`: further modules to import once, passed over where missing. `limits`: of one call, where the call
-        names none. Nothing is started before the first call."""
+    def __init__(self, target: str, fork_per_call: bool) -> None:
         self._target = target
-        self._profile = Profile(preload=(*STANDARD_LIBRARY, *preload), required=(target,), drivers=(_DRIVER,))
-        self._limits = limits or Limits()
         self._fork_per_call = fork_per_call
-        self._process: WarmProcess | None = None
+        self._process = open_warm_process(Profile(required=(target,), drivers=(_DRIVER,)))
         self._child: _Child | None = None
-        self._lock = threading.Lock()
 
-    def call(self, payload: Any, *, limits: Limits | None = None) -> CallResult:
-        """See `isolated.IsolatedFunction`. CPU seconds count from the dispatch of this call.
-        Raises `CannotIsolate`, and `RunnerLost` where the module of the target does not import."""
-        limits = limits or self._limits
-        with self._lock:
-            for _ in range(2):
-                try:
-                    return self._attempt(payload, limits)
-                except RunnerLost:
-                    self._discard()
-            self._warm_child(limits)  # the canary: where even an idle child cannot be had, RunnerLost goes up
-            return CallResult(Status.FORBIDDEN, detail="the call ends its warm process")
-
-    def _attempt(self, payload: Any, limits: Limits) -> CallResult:
-        child = self._warm_child(limits)
-        try:
-            result = child.call(payload, limits)
-        except BaseException:
-            self._drop_child()
-            raise
+    def call(self, payload: Any, limits: Limits) -> CallResult:
+        """Raises `RunnerLost` where the warm process died."""
+        child = self.child(limits)
+        result = child.call(payload, limits)
         alive = result.status in (Status.OK, Status.NONZERO_EXIT)
         if self._fork_per_call or not alive or child.calls_left <= 0:
             self._drop_child()
         return result
 
-    def _warm_child(self, limits: Limits) -> _Child:
+    def child(self, limits: Limits) -> _Child:
+        """One that has the memory limit of `limits`. Raises `RunnerLost`."""
         if self._child is not None and self._child.memory_bytes != limits.memory_bytes:
             self._drop_child()
-        if self._process is None:
-            self._process = open_warm_process(self._profile)
         if self._child is None:
             self._child = _Child(self._process, self._target, limits)
         return self._child
@@ -170,21 +142,35 @@ class IsolatedProcess:
         if child is not None:
             child.close()
 
-    def _discard(self) -> None:
-        """The warm process is gone, or not to be trusted to be there."""
+    def close(self) -> None:
         with contextlib.suppress(RunnerLost):
             self._drop_child()
-        process, self._process = self._process, None
-        if process is not None:
-            process.close()
+        self._process.close()
+
+
+class IsolatedProcess:
+    """The `IsolatedFunction` of this package. Safe between threads: calls wait for one another."""
+
+    def __init__(self, target: str, limits: Limits, fork_per_call: bool) -> None:
+        self._limits = limits
+        self._servers = Pool(partial(_Server, target, fork_per_call), 1)
+
+    def call(self, payload: Any, *, limits: Limits | None = None) -> CallResult:
+        """See `isolated.IsolatedFunction`. CPU seconds count from the dispatch of this call.
+        Raises `CannotIsolate`, and `RunnerLost` where the module of the target does not import."""
+        limits = limits or self._limits
+        for _ in range(2):
+            with contextlib.suppress(RunnerLost), self._servers.lend() as [server]:
+                return server.call(payload, limits)
+        with self._servers.lend() as [server]:
+            server.child(limits)  # the canary: where even an idle child cannot be had, RunnerLost goes up
+        return CallResult(Status.FORBIDDEN, detail="the call ends its warm process")
 
     def close(self) -> None:
-        with self._lock:
-            self._discard()
+        self._servers.close()
 
 
-def open_isolated(
-    target: str, *, preload: tuple[str, ...] = (), limits: Limits | None = None, fork_per_call: bool = False
-) -> IsolatedProcess:
-    """A warm, isolated process around the trusted function `package.module:name`."""
-    return IsolatedProcess(target, preload=preload, limits=limits, fork_per_call=fork_per_call)
+def open_isolated(target: str, *, limits: Limits | None = None, fork_per_call: bool = False) -> IsolatedProcess:
+    """A warm, isolated process around the trusted function `package.module:name`. `limits`: of one call, where the call
+    names none. Nothing is started before the first call."""
+    return IsolatedProcess(target, limits or Limits(), fork_per_call)

@@ -1,78 +1,63 @@
-"""The runner of this host: every style of request, every language it has, on warm and isolated processes.
+"""Things that are dear to make (warm processes, containers), for many callers."""
 
-runner = open_runner(num_slots=2)
-runner.execute(ExecutionRequest(source="print(input())", stdin=b"7\\n")).stdout   # b"7\\n"
-runner.close()
-"""
-
-import re
-
-from sandbox import harness
-from sandbox.errors import LanguageUnavailable, RunnerLost
-from sandbox.native import NativeRunner
-from sandbox.profiles import CONTEST_PACKAGES, Profile
-from sandbox.slots import Slots
-from sandbox.types import AssertRequest, CallRequest, ExecutionRequest, ExecutionResult, Request, Status
-
-_NAMES_PACKAGE = re.compile(rf"\b(?:{'|'.join(CONTEST_PACKAGES)})\b")
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Generic, Protocol, TypeVar
 
 
-class PythonRunner:
-    """Runs Python programs: from stdin to stdout, called, or under an assert test.
+class Closable(Protocol):
+    def close(self) -> None: ...
 
-    Two profiles, each warmed on its first use: the standard library alone, and with the contest packages that are
-    installed, for the programs that name one. It costs more and can do no more.
-    """
 
-    def __init__(self, num_slots: int) -> None:
-        self.slots = Slots(Profile(drivers=harness.DRIVERS), num_slots)
-        self._with_packages = Slots(Profile(packages=CONTEST_PACKAGES, drivers=harness.DRIVERS), num_slots)
+T = TypeVar("T", bound=Closable)
 
-    def execute(self, request: Request) -> ExecutionResult:
-        """Never raises for anything the program does. Raises `CannotIsolate`, `LanguageUnavailable`."""
-        slots = self._with_packages if self._needs_packages(request) else self.slots
+
+class Pool(Generic[T]):
+    """Each is lent to one caller at a time, made on first use, and replaced where its use ends in an exception. Safe
+    between threads."""
+
+    def __init__(self, make: Callable[[], T], size: int, *, prefer: Callable[[T], bool] = bool) -> None:
+        """`prefer`: which of those that are there are lent before the others."""
+        self._make = make
+        self._size = size
+        self._prefer = prefer
+        self._free: list[T | None] = [None] * size
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def lend(self, count: int = 1, *, fresh: bool = False) -> Iterator[list[T]]:
+        """`count` at once (all or wait, so that two callers who need two each cannot block one another). `fresh`: made
+        for this."""
+        lent = self._take(count)
         try:
-            if isinstance(request, CallRequest):
-                return harness.call(slots, request)
-            if isinstance(request, AssertRequest):
-                return harness.check(slots, request)
-            if request.language != "python":
-                raise LanguageUnavailable(request.language)
-            return harness.run(slots, request)
-        except RunnerLost as error:
-            return ExecutionResult(Status.SANDBOX_ERROR, detail=str(error))
+            for index, one in enumerate(lent):
+                if fresh and one is not None:
+                    lent[index] = None
+                    one.close()
+                lent[index] = lent[index] or self._make()
+            yield [one for one in lent if one is not None]
+        except BaseException:
+            for one in filter(None, lent):
+                one.close()
+            lent = [None] * count
+            raise
+        finally:
+            with self._changed:
+                self._free += lent
+                self._changed.notify_all()
 
-    @staticmethod
-    def _needs_packages(request: Request) -> bool:
-        texts = (request.source, request.test) if isinstance(request, AssertRequest) else (request.source,)
-        return any(_NAMES_PACKAGE.search(text) for text in texts)
+    def _take(self, count: int) -> list[T | None]:
+        if count > self._size:
+            raise ValueError(f"{count} asked of a pool of {self._size}")
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._free) >= count)
+            self._free.sort(key=lambda one: (one is not None, one is not None and self._prefer(one)))
+            return [self._free.pop() for _ in range(count)]
 
     def close(self) -> None:
-        self.slots.close()
-        self._with_packages.close()
-
-
-class ProcessRunner:
-    """Python and the other languages."""
-
-    def __init__(self, num_slots: int) -> None:
-        self.python = PythonRunner(num_slots)
-        self.native = NativeRunner(num_slots)
-
-    def execute(self, request: Request) -> ExecutionResult:
-        """Never raises for anything the program does. Raises `CannotIsolate`, `LanguageUnavailable`."""
-        if not isinstance(request, ExecutionRequest) or request.language == "python":
-            return self.python.execute(request)
-        try:
-            return self.native.execute(request)
-        except RunnerLost as error:
-            return ExecutionResult(Status.SANDBOX_ERROR, detail=str(error))
-
-    def close(self) -> None:
-        self.python.close()
-        self.native.close()
-
-
-def open_runner(num_slots: int = 2) -> ProcessRunner:
-    """An assert test takes two slots, so there are at least two."""
-    return ProcessRunner(max(num_slots, 2))
+        """Waits for the callers."""
+        for one in filter(None, self._take(self._size)):
+            one.close()
+        with self._changed:
+            self._free += [None] * self._size

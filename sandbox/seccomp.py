@@ -93,9 +93,14 @@ def _where(index: int, test: int, values: tuple[int, ...], answer: int, otherwis
 
 def _where_null(index: int) -> list[bytes]:
     """Allowed where both halves of argument `index` are 0."""
-    low, high = _load_argument(index), _load_argument(index, high=True)
-    is_0 = [_instruction(_JUMP_EQ, 0, 0, if_false) for if_false in (3, 1)]
-    return [low, is_0[0], high, is_0[1], _return(_ALLOW), _return(_EPERM)]
+    return [
+        _load_argument(index),
+        _instruction(_JUMP_EQ, 0, 0, 3),
+        _load_argument(index, high=True),
+        _instruction(_JUMP_EQ, 0, 0, 1),
+        _return(_ALLOW),
+        _return(_EPERM),
+    ]
 
 
 def _answers(allow_exec: bool, allow_fork: bool, allow_metadata: bool) -> Iterator[tuple[str, list[bytes]]]:

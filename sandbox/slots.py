@@ -1,4 +1,4 @@
-"""Warm processes for many callers: slots, replacement of what died, and whose fault a death was."""
+"""Warm processes for many callers: the level they get, whose fault a death was, and what an end means."""
 
 import contextlib
 import errno
@@ -6,12 +6,14 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 
 from sandbox import kernel
 from sandbox.child import NO_ROOM_EXIT_CODE
 from sandbox.errors import CannotIsolate, RunnerLost
 from sandbox.launch import Ended, Launch
+from sandbox.pool import Pool
 from sandbox.profiles import GVISOR_VARIABLE, Profile
 from sandbox.types import ExecutionResult, Limits, Status
 from sandbox.warm import WarmProcess
@@ -58,42 +60,12 @@ def _levels() -> tuple[str, ...]:
     return (GVISOR,) if inside else LEVELS
 
 
-class Slots:
-    """Warm processes of one profile, each lent to one caller at a time, made on first use. Safe between threads."""
+class Slots(Pool[WarmProcess]):
+    """Warm processes of one profile."""
 
     def __init__(self, profile: Profile, num_slots: int) -> None:
-        self._profile = profile
-        self._num_slots = num_slots
-        self._free: list[WarmProcess | None] = [None] * num_slots
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def lend(self, count: int = 1) -> Iterator[list[WarmProcess]]:
-        """`count` processes at once (all or wait, so that two callers who need two each cannot block one another).
-        A process whose use ends in an exception is replaced."""
-        processes = self._take(count)
-        try:
-            for index, process in enumerate(processes):
-                processes[index] = process or open_warm_process(self._profile)
-            yield [process for process in processes if process is not None]
-        except BaseException:
-            for process in filter(None, processes):
-                process.close()
-            processes = [None] * count
-            raise
-        finally:
-            with self._changed:
-                self._free += processes
-                self._changed.notify_all()
-
-    def _take(self, count: int) -> list[WarmProcess | None]:
-        if count > self._num_slots:
-            raise ValueError(f"{count} processes asked of {self._num_slots} slots")
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._free) >= count)
-            # A warm one before one that must be made; where not all can write, one that can before the others.
-            self._free.sort(key=lambda process: (process is not None, bool(process and process.hello["work_dir"])))
-            return [self._free.pop() for _ in range(count)]
+        # Where not all can write, one that can goes first.
+        super().__init__(partial(open_warm_process, profile), num_slots, prefer=lambda one: bool(one.hello["work_dir"]))
 
     def run_fairly(self, launch: Launch) -> Ended | None:
         """One child from start to end; `fairly`."""
@@ -108,7 +80,7 @@ class Slots:
             if not (killed_by_somebody(ended) or _without_room(ended)):
                 return ended
         with contextlib.suppress(RunnerLost):
-            return self._lend_to(run, self._num_slots)
+            return self._lend_to(run, self._size)
         ended = self._lend_to(lambda processes: _run(processes[0], CANARY), 1)
         if ended.stdout != b"canary\n":
             raise RunnerLost("a known-good program fails in the sandbox")
@@ -117,14 +89,6 @@ class Slots:
     def _lend_to(self, run: Callable[[list[WarmProcess]], Ended], count: int) -> Ended:
         with self.lend(count) as processes:
             return run(processes)
-
-    def close(self) -> None:
-        """Waits for the callers."""
-        processes = self._take(self._num_slots)
-        for process in filter(None, processes):
-            process.close()
-        with self._changed:
-            self._free += [None] * self._num_slots
 
 
 def _run(process: WarmProcess, launch: Launch) -> Ended:

@@ -2,7 +2,7 @@
 
 from sandbox.function import open_isolated
 from sandbox.isolated import IsolatedFunction
-from sandbox.pool import open_runner
+from sandbox.runner import open_runner
 from sandbox.types import Runner
 from verifier_service.proofs import Proofs
 

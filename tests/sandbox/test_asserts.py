@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from sandbox.pool import PythonRunner
+from sandbox.runner import ProcessRunner
 from sandbox.types import AssertRequest, Limits, Status
 
 PROGRAM = """\
@@ -186,14 +186,14 @@ assert math.isclose(add(0.1,0.2),0.3)
 
 
 @pytest.fixture(scope="module")
-def runner() -> Iterator[PythonRunner]:
-    runner = PythonRunner(2)
+def runner() -> Iterator[ProcessRunner]:
+    runner = ProcessRunner(2)
     yield runner
     runner.close()
 
 
 @pytest.mark.parametrize("name", TESTS)
-def test_works_as_in_one_process(runner: PythonRunner, name: str) -> None:
+def test_works_as_in_one_process(runner: ProcessRunner, name: str) -> None:
     result = runner.execute(AssertRequest(PROGRAM, TESTS[name], limits=Limits(cpu_time_s=2)))
     assert result.report == {"passed": True}, result
 
@@ -210,25 +210,25 @@ def test_works_as_in_one_process(runner: PythonRunner, name: str) -> None:
         ("import sys\nsys.exit(1)", "SystemExit"),
     ],
 )
-def test_says_how_it_failed(runner: PythonRunner, test: str, raised: str) -> None:
+def test_says_how_it_failed(runner: ProcessRunner, test: str, raised: str) -> None:
     result = runner.execute(AssertRequest(PROGRAM, test, limits=Limits(cpu_time_s=2)))
     assert result.report == {"raised": raised}
 
 
-def test_what_the_test_computes_itself_is_not_the_programs_time(runner: PythonRunner) -> None:
+def test_what_the_test_computes_itself_is_not_the_programs_time(runner: ProcessRunner) -> None:
     test = "expected = sum(n * n for n in range(10 ** 7))\nassert add(expected, 0) == expected"
     result = runner.execute(AssertRequest(PROGRAM, test, limits=Limits(cpu_time_s=0.2)))
     assert result.report == {"passed": True}, result
     assert result.cpu_time_s < 0.2
 
 
-def test_output_that_floods_past_the_test_is_still_a_limit(runner: PythonRunner) -> None:
+def test_output_that_floods_past_the_test_is_still_a_limit(runner: ProcessRunner) -> None:
     program = "import os\ndef f():\n    for _ in range(300): os.write(1, b'x' * 65536)\n    return 1"
     assert runner.execute(AssertRequest(program, "assert f() == 1")).status is Status.OUTPUT_LIMIT
 
 
 @pytest.mark.skipif(find_spec("numpy") is None, reason="numpy is not installed")
-def test_numbers_and_arrays_of_numpy_cross_by_value(runner: PythonRunner) -> None:
+def test_numbers_and_arrays_of_numpy_cross_by_value(runner: ProcessRunner) -> None:
     program = "import numpy as np\ndef mean(x): return np.mean(x)\ndef twice(x): return np.array(x) * 2\ndef no(): return np.bool_(0)"
     test = (
         "assert mean([1, 2]) == 1.5 and abs(mean([1, 2]) - 1.5) < 1e-9 and not no()\n"

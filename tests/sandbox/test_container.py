@@ -8,6 +8,7 @@ import pytest
 
 from sandbox.container import ContainerRunner, open_container_runner
 from sandbox.errors import CannotIsolate, RunnerLost
+from sandbox.pool import Pool
 from sandbox.types import MIB, CallRequest, ExecutionRequest, ExecutionResult, Limits, Status
 from tests.sandbox.containers import open_bare_containers
 
@@ -56,14 +57,14 @@ def test_calls_cross(runner: ContainerRunner) -> None:
 
 
 def test_a_dead_container_is_replaced(runner: ContainerRunner) -> None:
-    [container] = runner._free
+    [container] = runner._containers._free
     assert container is not None
     container._container.kill()
     assert runner.execute(ExecutionRequest("print(1)")).stdout == b"1\n"
 
 
 def test_the_container_is_hardened(runner: ContainerRunner) -> None:
-    [container] = runner._free
+    [container] = runner._containers._free
     assert container is not None
     host = container._container.client.api.inspect_container(container._container.id)["HostConfig"]
     assert (host["CapDrop"], host["NetworkMode"], host["ReadonlyRootfs"]) == (["ALL"], "none", True)
@@ -101,8 +102,8 @@ def test_the_second_attempt_and_the_canary_have_fresh_containers(monkeypatch: py
     runner = ContainerRunner("image", 3, None, {})
     made = [OneThatDies() for _ in range(6)]
     others = iter(made[3:])
-    runner._free = [*made[:3]]
-    runner._make = lambda: next(others)  # type: ignore[assignment,return-value]
+    runner._containers = Pool(lambda: next(others), 3)  # type: ignore[assignment]
+    runner._containers._free = [*made[:3]]  # type: ignore[list-item]
     assert runner.execute(ExecutionRequest("", stdin=b"bad")).status is Status.FORBIDDEN
     assert [one.requests for one in made] == [[], [], [b"bad"], [b"bad"], [b"canary\n"], []]
     runner.close()

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sandbox.pool import PythonRunner
+from sandbox.runner import ProcessRunner
 from sandbox.slots import Slots
 from sandbox.types import MIB, ExecutionRequest, ExecutionResult, Limits, Runner, Status
 from tests.sandbox.containers import open_bare_containers
@@ -47,7 +47,7 @@ def shared_runner(way: str) -> Iterator[Runner]:
         with open_bare_containers(2, "runsc" if way == GVISOR_CONTAINER else None) as containers:
             yield containers
         return
-    runner = PythonRunner(2)
+    runner = ProcessRunner(2)
     runner.slots = Slots(profile_of(way), 2)
     yield runner
     runner.close()
@@ -94,13 +94,13 @@ def test_lists_no_folder_of_the_host(runner: Runner, way: str) -> None:
 
 
 def test_reads_neither_our_source_nor_the_environment_of_packages(runner: Runner) -> None:
-    places = [str(ROOT / "sandbox/pool.py"), str(ROOT / "README.md"), f"{sys.prefix}/pyvenv.cfg"]
+    places = [str(ROOT / "sandbox/runner.py"), str(ROOT / "README.md"), f"{sys.prefix}/pyvenv.cfg"]
     places += [path for path in sys.path if path.endswith("site-packages")][:1]
     attack(runner, try_each("__import__('os').listdir(value) if value.endswith('s') else open(value).read()", places))
 
 
 def test_imports_nothing_of_ours(runner: Runner) -> None:
-    source = f"import sys\nsys.path[:0] = [{str(ROOT)!r}]\nimport sandbox.pool\nprint('escaped')"
+    source = f"import sys\nsys.path[:0] = [{str(ROOT)!r}]\nimport sandbox.runner\nprint('escaped')"
     assert attack(runner, source).status is Status.NONZERO_EXIT
 
 

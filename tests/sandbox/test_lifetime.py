@@ -10,7 +10,7 @@ import pytest
 
 from sandbox.errors import RunnerLost
 from sandbox.launch import Ended, Launch
-from sandbox.pool import PythonRunner
+from sandbox.runner import ProcessRunner
 from sandbox.slots import Slots
 from sandbox.types import ExecutionRequest, Status
 from sandbox.warm import WarmProcess
@@ -58,7 +58,7 @@ def test_a_death_is_tried_again_and_the_second_is_the_programs_fault() -> None:
 
 
 def test_it_is_our_failure_where_a_known_good_program_fails_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = PythonRunner(2)
+    runner = ProcessRunner(2)
 
     def die(process: WarmProcess, launch: Launch) -> None:
         raise RunnerLost("died under a program")

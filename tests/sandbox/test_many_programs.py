@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sandbox.pool import PythonRunner
+from sandbox.runner import ProcessRunner
 from sandbox.slots import Slots
 from sandbox.types import MIB, ExecutionRequest, Limits, Status
 from tests.sandbox.runners import WAYS, profile_of, require
@@ -78,9 +78,9 @@ def memory_bytes() -> int:
 
 
 @pytest.fixture(params=WAYS)
-def runner(request: pytest.FixtureRequest) -> Iterator[PythonRunner]:
+def runner(request: pytest.FixtureRequest) -> Iterator[ProcessRunner]:
     require(request.param)
-    runner = PythonRunner(1)
+    runner = ProcessRunner(1)
     runner.slots = Slots(profile_of(request.param), 1)
     yield runner
     runner.close()
@@ -89,7 +89,7 @@ def runner(request: pytest.FixtureRequest) -> Iterator[PythonRunner]:
 @pytest.mark.parametrize(
     ("num_programs", "num_hostile"), [(150, 20), pytest.param(1000, 100, marks=pytest.mark.soak)], ids=["150", "1000"]
 )
-def test_programs_in_a_row_leave_nothing(runner: PythonRunner, num_programs: int, num_hostile: int) -> None:
+def test_programs_in_a_row_leave_nothing(runner: ProcessRunner, num_programs: int, num_hostile: int) -> None:
     row = [HOSTILE[n % len(HOSTILE)] if n < num_hostile else "" for n in range(num_programs)]
     random.Random(0).shuffle(row)
     before = None
@@ -107,7 +107,7 @@ def test_programs_in_a_row_leave_nothing(runner: PythonRunner, num_programs: int
 
 def test_closing_leaves_no_process() -> None:
     before = {process.pid for process in psutil.Process().children(recursive=True)}
-    runner = PythonRunner(2)
+    runner = ProcessRunner(2)
     runner.execute(ExecutionRequest("print(1)"))
     runner.close()
     assert {process.pid for process in psutil.Process().children(recursive=True)} <= before

@@ -8,7 +8,7 @@ import pytest
 from sandbox.errors import LanguageUnavailable
 from sandbox.languages import toolchains
 from sandbox.native import NativeRunner
-from sandbox.pool import open_runner
+from sandbox.runner import open_runner
 from sandbox.slots import CANARY
 from sandbox.types import MIB, ExecutionRequest, ExecutionResult, Limits, Status
 
