@@ -58,27 +58,24 @@ class Toolchain:
 _HELLO_C = '#include <stdio.h>\nint main(void) { puts("canary"); return 0; }\n'
 
 
-def _c_family(language: str, compiler: str, extension: str, *flags: str) -> Toolchain | None:
-    found = shutil.which(compiler)
-    source = f"program.{extension}"
-    return found and Toolchain(  # type: ignore[return-value]
+def _c_family(language: str, compiler: str, *flags: str) -> Toolchain:
+    source = f"program.{language}"
+    return Toolchain(
         language,
         source,
         _HELLO_C,
         # Static, because half of what a small program costs otherwise is the loading of libraries.
-        compile_command=(os.path.realpath(found), *flags, "-O2", "-pipe", "-static", "-o", "program", source, "-lm"),
+        compile_command=(os.path.realpath(compiler), *flags, "-O2", "-pipe", "-static", "-o", "program", source, "-lm"),
         compile_readable=_HEADERS,
         compile_executable=_SYSTEM_TOOLS,
     )
 
 
-def _rust() -> Toolchain | None:
-    found, linker = shutil.which("rustc"), shutil.which("cc")
-    if not found or not linker:
-        return None
+def _rust(found: str) -> Toolchain | None:
+    linker = shutil.which("cc")
     asked = subprocess.run([found, "--print", "sysroot"], capture_output=True, text=True, check=False)
     root = asked.stdout.strip()
-    if asked.returncode or not root:
+    if asked.returncode or not root or not linker:
         return None
     compiler = f"{root}/bin/rustc"
     static = ("-Cpanic=abort", "-Ctarget-feature=+crt-static", f"-Clinker={os.path.realpath(linker)}")
@@ -93,10 +90,7 @@ def _rust() -> Toolchain | None:
     )
 
 
-def _go() -> Toolchain | None:
-    found = shutil.which("go")
-    if not found:
-        return None
+def _go(found: str) -> Toolchain:
     root = str(Path(found).resolve().parents[1])
     return Toolchain(
         "go",
@@ -111,10 +105,7 @@ def _go() -> Toolchain | None:
     )
 
 
-def _java() -> Toolchain | None:
-    found = shutil.which("javac")
-    if not found:
-        return None
+def _java(found: str) -> Toolchain:
     home = Path(found).resolve().parents[1]
     settings = (str(home), *map(str, Path("/etc").glob("java*")))
     quick = ("-XX:+UseSerialGC", "-XX:-UsePerfData", "-Xshare:auto")
@@ -135,9 +126,8 @@ def _java() -> Toolchain | None:
     )
 
 
-def _javascript() -> Toolchain | None:
-    found = shutil.which("node")
-    return found and Toolchain(  # type: ignore[return-value]
+def _javascript(found: str) -> Toolchain:
+    return Toolchain(
         "javascript",
         "program.js",
         'console.log("canary")\n',
@@ -148,9 +138,8 @@ def _javascript() -> Toolchain | None:
     )
 
 
-def _bash() -> Toolchain | None:
-    found = shutil.which("bash")
-    return found and Toolchain(  # type: ignore[return-value]
+def _bash(found: str) -> Toolchain:
+    return Toolchain(
         "bash",
         "program.sh",
         "echo canary\n",
@@ -161,22 +150,23 @@ def _bash() -> Toolchain | None:
     )
 
 
-_RECIPES: Mapping[str, Callable[[], Toolchain | None]] = {
-    "c": lambda: _c_family("c", "gcc", "c", "-std=gnu17"),
-    "cpp": lambda: _c_family("cpp", "g++", "cpp", "-std=gnu++20"),
-    "rust": _rust,
-    "go": _go,
-    "java": _java,
-    "javascript": _javascript,
-    "bash": _bash,
-}
+# The tool to look for, and the language of whoever has it.
+_RECIPES: tuple[tuple[str, Callable[[str], Toolchain | None]], ...] = (
+    ("gcc", lambda found: _c_family("c", found, "-std=gnu17")),
+    ("g++", lambda found: _c_family("cpp", found, "-std=gnu++20")),
+    ("rustc", _rust),
+    ("go", _go),
+    ("javac", _java),
+    ("node", _javascript),
+    ("bash", _bash),
+)
 
 
 @cache
 def toolchains() -> Mapping[str, Toolchain]:
     """What this host can run beside Python."""
-    found = {language: recipe() for language, recipe in _RECIPES.items()}
-    return {name: dataclasses.replace(tool, version=_version(tool)) for name, tool in found.items() if tool}
+    tools = [recipe(found) for name, recipe in _RECIPES if (found := shutil.which(name))]
+    return {tool.language: dataclasses.replace(tool, version=_version(tool)) for tool in tools if tool}
 
 
 def _version(toolchain: Toolchain) -> str:

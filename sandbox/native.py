@@ -14,13 +14,12 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from pathlib import Path
 
 from sandbox.cgroups import parent
 from sandbox.errors import LanguageUnavailable, RunnerLost
 from sandbox.languages import Toolchain, toolchains
 from sandbox.launch import Launch
-from sandbox.precompiled import include_folder
+from sandbox.precompiled import with_precompiled_headers
 from sandbox.profiles import Profile
 from sandbox.running import memory_file
 from sandbox.slots import CANARY, Slots, result_of
@@ -63,9 +62,9 @@ class NativeRunner:
 
     def __init__(self, num_slots: int) -> None:
         self._num_slots = num_slots
-        self._slots: dict[tuple[str, ...], Slots] = {}
+        self._slots: dict[Profile, Slots] = {}
         self._compiled: OrderedDict[bytes, Compiled] = OrderedDict()
-        self._include: dict[str, Path | None] = {}
+        self._cpp: Toolchain | None = None
         self._proven: set[str] = set()
         self._lock = threading.Lock()
 
@@ -108,7 +107,7 @@ class NativeRunner:
             may_fork=toolchain.may_fork,
             data_only=toolchain.runtime_bytes is not None,
         )
-        slots = self._slots_for((toolchain.language, RUN_DRIVER), toolchain.run_readable, toolchain.run_executable)
+        slots = self._slots_for(RUN_DRIVER, toolchain.run_readable, toolchain.run_executable)
         result = result_of(slots.run_fairly(launch), request.limits, files=bool(request.files))
         if result.status in (Status.NONZERO_EXIT, Status.SIGNALLED) and _OUT_OF_MEMORY.search(
             _both_ends(result.stderr)
@@ -133,24 +132,19 @@ class NativeRunner:
         return sum(kept.size for kept in self._compiled.values() if isinstance(kept, Artefact))
 
     def _compile(self, toolchain: Toolchain, source: bytes) -> Compiled:
-        command, readable = toolchain.compile_command, toolchain.compile_readable
         if toolchain.language == "cpp":
-            if toolchain.version not in self._include:
-                self._include[toolchain.version] = include_folder(toolchain, self._make)
-            if folder := self._include[toolchain.version]:
-                command, readable = (*command, f"-I{folder}"), (*readable, str(folder))
-        return self._make(toolchain, command, readable, source, toolchain.source_name)
+            if self._cpp is None:
+                self._cpp = with_precompiled_headers(toolchain, self._make)
+            toolchain = self._cpp
+        return self._make(toolchain, source)
 
-    def _make(
-        self,
-        toolchain: Toolchain,
-        command: tuple[str, ...],
-        readable: tuple[str, ...],
-        source: bytes,
-        source_name: str,
-    ) -> Compiled:
+    def _make(self, toolchain: Toolchain, source: bytes) -> Compiled:
         environment = dict(toolchain.environment)
-        instructions = {"source_name": source_name, "command": command, "environment": environment}
+        instructions = {
+            "source_name": toolchain.source_name,
+            "command": toolchain.compile_command,
+            "environment": environment,
+        }
         launch = Launch(
             COMPILE_DRIVER,
             inputs=(source, marshal.dumps(instructions)),
@@ -160,7 +154,7 @@ class NativeRunner:
             may_fork=True,
             data_only=toolchain.runtime_bytes is not None,
         )
-        slots = self._slots_for((toolchain.language, COMPILE_DRIVER, *readable), readable, toolchain.compile_executable)
+        slots = self._slots_for(COMPILE_DRIVER, toolchain.compile_readable, toolchain.compile_executable)
         ended = slots.run_fairly(launch)
         result = result_of(ended, COMPILE_LIMITS)
         if ended and result.status is Status.OK and ended.outputs[0]:
@@ -169,14 +163,12 @@ class NativeRunner:
         why = "" if result.status is Status.NONZERO_EXIT else f"the compiler ended with {result.status}\n"
         return ExecutionResult(Status.COMPILE_ERROR, stderr=result.stderr, detail=f"{why}{said}".strip())
 
-    def _slots_for(self, key: tuple[str, ...], readable: tuple[str, ...], executable: tuple[str, ...]) -> Slots:
+    def _slots_for(self, driver: str, readable: tuple[str, ...], executable: tuple[str, ...]) -> Slots:
+        """Shared by the languages that see the same."""
+        drivers = (driver, CANARY.driver)
+        profile = Profile((), drivers=drivers, readable=readable, executable=executable, one_memory_limit=True)
         with self._lock:
-            if key not in self._slots:
-                profile = Profile(
-                    (), drivers=(key[1], CANARY.driver), readable=readable, executable=executable, one_memory_limit=True
-                )
-                self._slots[key] = Slots(profile, self._num_slots)
-            return self._slots[key]
+            return self._slots.setdefault(profile, Slots(profile, self._num_slots))
 
     def close(self) -> None:
         for slots in self._slots.values():

@@ -7,6 +7,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,23 @@ from sandbox.types import ExecutionResult
 _FLAGS_OF_A_HEADER = ("-x", "c++-header")
 
 
-def include_folder(toolchain: Toolchain, make: Callable[..., Any]) -> Path | None:
-    """The folder to put first on the include path; None where there is no place to keep it or it cannot be made."""
+def with_precompiled_headers(toolchain: Toolchain, make: Callable[[Toolchain, bytes], Any]) -> Toolchain:
+    """With their folder first on the include path; as it is where there is no place for them or they cannot be made."""
     key = hashlib.sha256(f"{toolchain.version}{toolchain.compile_command}".encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "prolonged-rl" / f"include-{key}"
     header = folder / "bits" / "stdc++.h.gch"
     if not header.exists():
-        compiler, *flags = toolchain.compile_command
-        flags = flags[: flags.index("-static")]
-        command = (compiler, *flags, *_FLAGS_OF_A_HEADER, "-o", "program", "stdc++.h")
-        made = make(toolchain, command, toolchain.compile_readable, b"#include <bits/stdc++.h>\n", "stdc++.h")
+        flags = toolchain.compile_command[: toolchain.compile_command.index("-static")]
+        command = (*flags, *_FLAGS_OF_A_HEADER, "-o", "program", "stdc++.h")
+        made = make(replace(toolchain, compile_command=command, source_name="stdc++.h"), b"#include <bits/stdc++.h>\n")
         if isinstance(made, ExecutionResult) or not _keep(header, made.read()):
-            return None
-    return folder
+            return toolchain
+    return replace(
+        toolchain,
+        compile_command=(*toolchain.compile_command, f"-I{folder}"),
+        compile_readable=(*toolchain.compile_readable, str(folder)),
+    )
 
 
 def _keep(path: Path, content: bytes) -> bool:
