@@ -19,8 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from sandbox.isolated import CallResult, IsolatedFunction
-from sandbox.types import Limits
+from sandbox.types import CallResult, IsolatedFunction, Limits
 from verifier_service.schemas import MathTask
 from verifier_service.tools import WorkerTools
 from verifier_service.verifiers.math import MathVerifier

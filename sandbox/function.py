@@ -18,12 +18,11 @@ from typing import Any
 
 from sandbox.errors import RunnerLost
 from sandbox.frames import write_frame
-from sandbox.isolated import CallResult
 from sandbox.launch import Launch
 from sandbox.pool import Pool
 from sandbox.profiles import Profile
 from sandbox.slots import open_warm_process
-from sandbox.types import Limits, Status
+from sandbox.types import CallResult, Limits, Status
 from sandbox.warm import WarmProcess
 
 _DRIVER = "sandbox.served:serve"
@@ -156,7 +155,7 @@ class IsolatedProcess:
         self._servers = Pool(partial(_Server, target, fork_per_call), 1)
 
     def call(self, payload: Any, *, limits: Limits | None = None) -> CallResult:
-        """See `isolated.IsolatedFunction`. CPU seconds count from the dispatch of this call.
+        """See `types.IsolatedFunction`. CPU seconds count from the dispatch of this call.
         Raises `CannotIsolate`, and `RunnerLost` where the module of the target does not import."""
         limits = limits or self._limits
         for _ in range(2):

@@ -115,3 +115,25 @@ class Runner(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """How a call of an `IsolatedFunction` ended. `value` is what the function returned (JSON), when `status` is OK."""
+
+    status: Status
+    value: Any = None
+    cpu_time_s: float = 0.0
+    detail: str = ""
+
+
+class IsolatedFunction(Protocol):
+    """Trusted code over untrusted text: `package.module:name` in a process of its own that can reach nothing and is
+    killed at its limits."""
+
+    def call(self, payload: Any, *, limits: Limits | None = None) -> CallResult:
+        """Call the function with one JSON value. A limit hit or a death is a status; the process is replaced.
+        An exception of the function itself is NONZERO_EXIT with the exception in `detail`."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,9 +1,8 @@
 """What a worker lends its verifiers: one runner and one isolated process a function, opened on first use."""
 
 from sandbox.function import open_isolated
-from sandbox.isolated import IsolatedFunction
 from sandbox.runner import open_runner
-from sandbox.types import Runner
+from sandbox.types import IsolatedFunction, Runner
 from verifier_service.proofs import Proofs
 
 

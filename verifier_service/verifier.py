@@ -10,8 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import JsonValue
 
-from sandbox.isolated import IsolatedFunction
-from sandbox.types import Runner
+from sandbox.types import IsolatedFunction, Runner
 from verifier_service.proofs import Proofs
 from verifier_service.schemas import Task
 

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.isolated import CallResult
-from sandbox.types import Status
+from sandbox.types import CallResult, Status
 from verifier_service import sampling
 from verifier_service.errors import CannotJudge, TaskRefused
 from verifier_service.proofs import Proofs
