@@ -45,33 +45,18 @@ class Jail:
 
 
 class Job(NamedTuple):
-    """One child: numbers of its limits and which trusted function drives it. Sent as a JSON list."""
+    """What the warm process must know of a `launch.Launch`. Sent as a JSON list."""
 
     driver: str
     cpu_s: float
-    """0: held by the supervisor alone (a process that lives over many calls)."""
+    """0: held by the supervisor alone."""
     memory_bytes: int
     file_bytes: int
     disk_bytes: int
-    num_extra: int
-    """Descriptors 3, 4, ... that the driver finds."""
     num_tasks: int
-    """Threads and processes at once."""
     may_exec: bool
-    """Programs below the profile's `executable`, and memory files, may be executed."""
     may_fork: bool
-    """All that it starts is killed when it ends."""
     data_only: bool
-    """The memory limit is RLIMIT_DATA, for runtimes that reserve far more addresses than they use."""
-
-
-def place_descriptors(received: list[int], num_extra: int) -> int:
-    """Put stdin, stdout, stderr on 0-2 and the extra ones on 3...; returns the job's descriptor count kept open."""
-    for target, descriptor in enumerate(received[:3]):
-        os.dup2(descriptor, target)
-    for offset, descriptor in enumerate(received[3:]):
-        os.dup2(descriptor, 3 + offset)
-    return 3 + num_extra
 
 
 def prepare_limits() -> None:
@@ -100,11 +85,13 @@ def limit(what: int, value: int) -> None:
 
 
 def isolate(job: Job, jail: Jail, received: list[int]) -> None:
-    """Everything but the system-call filter. Raises OSError where the kernel refuses: then nothing may run."""
+    """What arrived with the job goes to descriptors 0, 1, 2 ..., all others are closed, and the walls go up. Raises
+    OSError where the kernel refuses: then nothing may run."""
     os.setsid()
     if job.may_exec:
         _die_first()
-    num_open = place_descriptors(received, job.num_extra)
+    for target, descriptor in enumerate(received):  # each of a higher number than the targets until then
+        os.dup2(descriptor, target)
     set_limits(job, jail)
     if jail.uid is not None:
         os.setgroups([])
@@ -116,7 +103,9 @@ def isolate(job: Job, jail: Jail, received: list[int]) -> None:
         os._exit(1)
     if jail.ruleset is not None:
         landlock.enforce(jail.ruleset)
-    os.closerange(num_open, _ALL_DESCRIPTORS)
+    os.closerange(len(received), _ALL_DESCRIPTORS)
+    rights = {"allow_exec": job.may_exec, "allow_fork": job.may_fork, "allow_metadata": jail.own_metadata}
+    kernel.install_filter(seccomp.build(os.getpid(), **rights))
 
 
 def _die_first() -> None:
@@ -125,13 +114,6 @@ def _die_first() -> None:
         descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
         os.write(descriptor, b"1000")
         os.close(descriptor)
-
-
-def install_filter(job: Job, jail: Jail) -> None:
-    program = seccomp.build(
-        os.getpid(), allow_exec=job.may_exec, allow_fork=job.may_fork, allow_metadata=jail.own_metadata
-    )
-    kernel.install_filter(program)
 
 
 def prepare_streams() -> None:

@@ -7,8 +7,10 @@ here). Out: JSON, because nothing that comes out of a container is trusted; the 
 
 import dataclasses
 import json
+import os
 import pickle
 from base64 import b64encode
+from functools import partial
 from typing import Any
 
 from sandbox.errors import SandboxError
@@ -28,7 +30,7 @@ def main() -> None:
         return _write({"missing": str(error)})
     _write({})
     runner = open_runner()
-    while (body := read_frame(_STDIN)) is not None:
+    while (body := read_frame(partial(os.read, _STDIN))) is not None:
         _write(dataclasses.asdict(runner.execute(pickle.loads(body))))
     return runner.close()
 

@@ -22,6 +22,7 @@ from docker.errors import DockerException
 
 import docker
 from sandbox.errors import CannotIsolate, RunnerLost
+from sandbox.frames import read_exactly, read_frame
 from sandbox.pool import Pool
 from sandbox.profiles import GVISOR_VARIABLE, UID_RANGE, WORK_DIRS_VARIABLE
 from sandbox.types import MIB, ExecutionRequest, ExecutionResult, Request, Status
@@ -111,29 +112,24 @@ class WarmContainer:
     def _receive(self, timeout_s: float) -> dict[str, Any]:
         self._socket.settimeout(timeout_s)
         try:
-            body = self._stdout(int.from_bytes(self._stdout(4), "big"))
-        except (OSError, EOFError) as error:
+            body = read_frame(self._read_stdout)
+        except OSError as error:
             raise RunnerLost(f"the container does not answer: {error!r}") from None
+        if body is None:
+            raise RunnerLost("the container is gone")
         return dict(json.loads(body))
 
-    def _stdout(self, size: int) -> bytes:
-        """`size` bytes of the container's stdout, out of the engine's frames: stream, 3 zeros, length in 4 bytes."""
-        while len(self._received) < size:
-            head = self._exactly(8)
-            data = self._exactly(int.from_bytes(head[4:], "big"))
-            if head[0] == _STDOUT_STREAM:
-                self._received += data
+    def _read_stdout(self, size: int) -> bytes:
+        """At most `size` bytes of the container's stdout, out of the engine's frames: stream, 3 zeros, length in 4
+        bytes; none where it has ended."""
+        while not self._received:
+            head = read_exactly(self._socket.recv, 8)
+            data = head and read_exactly(self._socket.recv, int.from_bytes(head[4:], "big"))
+            if head is None or data is None:
+                return b""
+            self._received = data if head[0] == _STDOUT_STREAM else b""
         found, self._received = self._received[:size], self._received[size:]
         return found
-
-    def _exactly(self, size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            part = self._socket.recv(size - len(data))
-            if not part:
-                raise EOFError
-            data += part
-        return bytes(data)
 
     def close(self) -> None:
         if self._attached is not None:

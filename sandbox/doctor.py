@@ -12,7 +12,7 @@ from sandbox.languages import toolchains
 from sandbox.launch import Launch
 from sandbox.native import NativeRunner
 from sandbox.profiles import Profile
-from sandbox.slots import CANARY, LEVELS, open_warm_process
+from sandbox.slots import CANARY, open_warm_process
 from sandbox.types import ExecutionRequest, Limits
 from sandbox.warm import WarmProcess
 
@@ -56,7 +56,6 @@ def checks() -> list[Check]:
             *_facts(process.hello),
             _canary(process),
             *(_probe(process, name) for name in _PROBES),
-            *_other_levels(),
             *_languages(),
         ]
     finally:
@@ -116,16 +115,4 @@ def _languages() -> list[Check]:
         except SandboxError as error:
             found.append(Check(f"language {language}", False, str(error).partition("\n")[0], False))
     runner.close()
-    return found
-
-
-def _other_levels() -> list[Check]:
-    """The levels by themselves, for people who wonder why a host got the one it got."""
-    found = []
-    for level in LEVELS:
-        try:
-            WarmProcess(Profile(preload=()), level).close()
-            found.append(Check(f"level {level}", True, _LEVEL_MEANS[level], False))
-        except SandboxError as error:
-            found.append(Check(f"level {level}", False, str(error), False))
     return found

@@ -1,6 +1,6 @@
 """The system calls that Python has no name for, by ctypes. Every function raises OSError.
 
-Only what the warm process needs to isolate itself and its children; numbers for x86_64 and aarch64.
+Only what the warm process needs to isolate itself and its children.
 """
 
 import ctypes
@@ -28,10 +28,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 _libc.syscall.argtypes = (ctypes.c_long,) * 7
 _libc.syscall.restype = ctypes.c_long
-_NUMBERS = {
-    "x86_64": {"pivot_root": 155, "capset": 126, "mount_setattr": 442},
-    "aarch64": {"pivot_root": 41, "capset": 91, "mount_setattr": 442},
-}
+_MOUNT_SETATTR = 442  # on every architecture
 _CAPABILITY_HEADER = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
 _NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
 
@@ -84,8 +81,7 @@ def umount(target: str) -> None:
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
-    new, old = (ctypes.create_string_buffer(os.fsencode(path)) for path in (new_root, put_old))
-    syscall("pivot_root", _NUMBERS[MACHINE]["pivot_root"], ctypes.addressof(new), ctypes.addressof(old))
+    _check(_libc.pivot_root(os.fsencode(new_root), os.fsencode(put_old)), "pivot_root")
 
 
 def set_mount_attributes(target: str, attributes: int) -> None:
@@ -93,12 +89,11 @@ def set_mount_attributes(target: str, attributes: int) -> None:
     record = (ctypes.c_uint64 * 4)(attributes, 0, 0, 0)
     path = ctypes.create_string_buffer(os.fsencode(target))
     words = (_AT_FDCWD, ctypes.addressof(path), _AT_RECURSIVE, ctypes.addressof(record), ctypes.sizeof(record))
-    syscall("mount_setattr", _NUMBERS[MACHINE]["mount_setattr"], *words)
+    syscall("mount_setattr", _MOUNT_SETATTR, *words)
 
 
 def drop_capabilities() -> None:
-    words = ctypes.addressof(_CAPABILITY_HEADER), ctypes.addressof(_NO_CAPABILITIES)
-    syscall("capset", _NUMBERS[MACHINE]["capset"], *words)
+    _check(_libc.capset(_CAPABILITY_HEADER, _NO_CAPABILITIES), "capset")
 
 
 def is_gvisor() -> bool:

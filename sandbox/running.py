@@ -1,13 +1,13 @@
 """A child at work, seen from the supervisor: watch it, kill it at its limits, collect what it wrote."""
 
+import contextlib
 import fcntl
 import json
 import os
 import select
 import socket
 import time
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from sandbox.cgroups import MemoryGroup
 from sandbox.child import Job
@@ -23,7 +23,7 @@ _NUM_CPUS = os.cpu_count() or 1
 _READ_ONLY_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
-class Running:
+class Running(contextlib.AbstractContextManager["Running"]):
     """A child at work."""
 
     def __init__(self, control: socket.socket, launch: Launch, group: MemoryGroup | None = None) -> None:
@@ -46,7 +46,6 @@ class Running:
             memory_bytes=limits.memory_bytes,
             file_bytes=max(limits.output_bytes + 1, limits.disk_bytes),
             disk_bytes=limits.disk_bytes,
-            num_extra=len(self._files) - 3 + len(launch.pass_fds),
             num_tasks=launch.num_tasks,
             may_exec=launch.may_exec,
             may_fork=launch.may_fork,
@@ -59,12 +58,7 @@ class Running:
             self._close_files()
             raise RunnerLost(f"the warm process is gone: {error}") from None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -8,8 +8,10 @@ in bytes and its CPU seconds before and after the call.
 
 import importlib
 import json
+import os
 import resource
 import time
+from functools import partial
 from typing import Any
 
 from sandbox.frames import read_frame, write_frame
@@ -19,12 +21,13 @@ CALLS, REPLIES = 3, 4
 
 def serve() -> None:
     """Answer calls until the caller hangs up."""
-    name = read_frame(CALLS)
+    read = partial(os.read, CALLS)
+    name = read_frame(read)
     if name is None:
         return
     module, _, attribute = json.loads(name).partition(":")
     function = getattr(importlib.import_module(module), attribute)
-    while (frame := read_frame(CALLS)) is not None:
+    while (frame := read_frame(read)) is not None:
         write_frame(REPLIES, _answer(function, frame))
 
 

@@ -180,7 +180,6 @@ class Zygote:
         shared = self._shared
         try:
             child.isolate(job, self._jail, descriptors)
-            child.install_filter(job, self._jail)
         except BaseException as error:
             shared[1:] = str(error).encode()[: mmap.PAGESIZE - 1].ljust(mmap.PAGESIZE - 1, b"\0")
             os._exit(1)
