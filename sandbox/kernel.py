@@ -92,6 +92,13 @@ def set_mount_attributes(target: str, attributes: int) -> None:
     syscall("mount_setattr", _MOUNT_SETATTR, *words)
 
 
+def effective_capabilities() -> int:
+    """A bit for each of the first 32, by its number."""
+    sets = (ctypes.c_uint32 * 6)()
+    _check(_libc.capget(_CAPABILITY_HEADER, sets), "capget")
+    return int(sets[0])
+
+
 def drop_capabilities() -> None:
     _check(_libc.capset(_CAPABILITY_HEADER, _NO_CAPABILITIES), "capset")
 

@@ -1,6 +1,5 @@
 """What a warm process has imported and may read: one profile a use, as data."""
 
-import dataclasses
 import importlib.util
 import os
 import re
@@ -9,7 +8,6 @@ import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sandbox.zygote import Setup
 
@@ -69,24 +67,20 @@ class Profile:
         """The real interpreter behind a virtual environment or a shim of a version manager."""
         return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 
-    def setup(self, level: str) -> dict[str, Any]:
+    def setup(self, level: str) -> Setup:
         """As sent to the warm process."""
         places = list(self._places())
-        standard_library = list(_standard_library())
-        return dataclasses.asdict(
-            Setup(
-                level=level,
-                readable=[
-                    *dict.fromkeys([*_ALWAYS_READABLE, *standard_library, *(p for _, p in places), *self.readable])
-                ],
-                executable=list(self.executable),
-                sys_path=[*_standard_paths(), *dict.fromkeys(parent for parent, _ in places)],
-                preload=[*self.preload, *self.packages],
-                work_dirs=[path for path in os.environ.get(WORK_DIRS_VARIABLE, "").split(os.pathsep) if path],
-                drivers=list(self.drivers),
-                required=list(self.required),
-                uid_range=list(self.uid_range or ()),
-            )
+        readable = [*_ALWAYS_READABLE, *_standard_library(), *(place for _, place in places), *self.readable]
+        return Setup(
+            level=level,
+            readable=[*dict.fromkeys(readable)],
+            executable=[*self.executable],
+            sys_path=[*_standard_paths(), *dict.fromkeys(parent for parent, _ in places)],
+            preload=[*self.preload, *self.packages],
+            drivers=[*self.drivers],
+            required=[*self.required],
+            work_dirs=[path for path in os.environ.get(WORK_DIRS_VARIABLE, "").split(os.pathsep) if path],
+            uid_range=[*(self.uid_range or ())],
         )
 
     def _places(self) -> Iterator[tuple[str, str]]:

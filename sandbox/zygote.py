@@ -2,7 +2,7 @@
 
 Started by `warm.WarmProcess`, which is the supervisor. Talks over one SOCK_SEQPACKET socket:
 
-    <- setup   JSON `Setup`
+    <- setup   JSON `Setup`, a list
     -> hello   JSON {"level", "landlock_abi", ...}, {"missing": what the host lacks} or {"broken": what did not import}
     <- job     JSON `child.Job`, a list, + descriptors [stdin, stdout, stderr, extra...]
     <- "spent" while a job runs: asks for the child's CPU seconds so far
@@ -29,9 +29,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sandbox import child, kernel, landlock, namespaces, seccomp, workdir
 from sandbox.child import Jail, Job
@@ -47,24 +46,19 @@ _LOOK_MS = 2
 _UID_CAPABILITIES = 1 << 5 | 1 << 6 | 1 << 7  # KILL, SETGID, SETUID
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """How a warm process is to be made. Sent as JSON."""
+class Setup(NamedTuple):
+    """What a `profiles.Profile` comes to on this host. Sent as a JSON list."""
 
     level: str
-    """`root_namespaces`, `user_namespaces`, `landlock` or `gvisor`."""
     readable: list[str]
     executable: list[str]
-    """Read and executed, by jobs that may."""
     sys_path: list[str]
     preload: list[str]
-    """Modules imported before the first job; those that are missing are passed over."""
     drivers: list[str]
-    """`module:function` of our own, imported before the root is left."""
+    """Imported before the root is left."""
     required: list[str]
-    """`module:function` that must be there, imported in the new root."""
+    """Imported in the new root."""
     work_dirs: list[str]
-    """Mounted beforehand, for where there is no right to mount."""
     uid_range: list[int]
     """First and one past the last; empty: no own uid."""
 
@@ -73,7 +67,7 @@ def main(descriptor: int, *, stack_grows: bool) -> None:
     if not stack_grows:
         _have_whole_stack()
     control = socket.socket(fileno=descriptor)
-    setup = Setup(**json.loads(control.recv(_MAX_MESSAGE)))
+    setup = Setup(*json.loads(control.recv(_MAX_MESSAGE)))
     try:
         zygote = Zygote(control, setup)
     except OSError as error:
@@ -120,13 +114,9 @@ class Zygote:
         if not alone:
             places = [*setup.readable, *setup.executable]
             namespaces.build_root(places, with_proc=version > 0, fixed_devices=not in_gvisor)
-        owner = os.getuid() if uid is None else uid
-        self._work: WorkDir | None
-        if alone:
-            self._work = workdir.claim(setup.work_dirs, uid)
-        else:
-            group = os.getgid() if uid is None else uid
-            self._work = workdir.MountedWorkDir(owner, group, count_files=not in_gvisor)
+        own_uid, own_gid = (os.getuid(), os.getgid()) if uid is None else (uid, uid)
+        mounted = None if alone else workdir.MountedWorkDir(own_uid, own_gid, count_files=not in_gvisor)
+        self._work: WorkDir | None = mounted or workdir.claim(setup.work_dirs, uid)
         self._control = socket.socket(fileno=fcntl.fcntl(control, fcntl.F_DUPFD_CLOEXEC, _FIRST_OWN_DESCRIPTOR))
         _import(setup)
         if alone and not version:
@@ -270,19 +260,12 @@ def _import(setup: Setup) -> None:
         del sys.modules[name]  # a program finds no module of ours
 
 
-def _effective_capabilities() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16)
-    return 0
-
-
 def _slot_uid(setup: Setup) -> int | None:
     """A uid that no other slot has, where this process may change uids and kill across them. Drawn at random from the
     range: RLIMIT_NPROC counts per uid over the whole machine, other containers and their slots included."""
     if not setup.uid_range or setup.level in ("user_namespaces", "gvisor"):
         return None
-    if _effective_capabilities() & _UID_CAPABILITIES != _UID_CAPABILITIES:
+    if kernel.effective_capabilities() & _UID_CAPABILITIES != _UID_CAPABILITIES:
         return None
     if not all(_open_to_others(path, parents=setup.level == "landlock") for path in setup.readable):
         return None  # better without an own uid than with imports that fail; doctor tells
