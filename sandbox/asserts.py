@@ -227,7 +227,7 @@ def run_test() -> None:
     entry_point = (payload["entry_point"] or "").partition(".")[0].removesuffix("()")
     try:
         names = {**peer.names(names_used(tree, entry_point)), **own_names(tree, entry_point)}
-    except BaseException as error:
+    except BaseException as error:  # whatever the program raises, an exit included, is how it loads
         outcome = {"raised": type(error).__name__, "loading": True}
     else:
         outcome = _run(tree, names, peer)
@@ -245,7 +245,7 @@ def _run(tree: ast.Module, names: dict[str, Any], peer: TestSide) -> dict[str, A
     except SystemExit as stop:
         # `unittest.main()` ends so; an exit that came from the program ends nothing but the program's hopes.
         return {"raised": "SystemExit"} if stop.code or any(stop is exit for exit in peer.exits) else {"passed": True}
-    except BaseException as error:
+    except BaseException as error:  # whatever the test or the program raises is the answer
         return {"raised": type(error).__name__}
     return {"passed": True}
 

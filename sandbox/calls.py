@@ -70,7 +70,7 @@ def run() -> None:
         outcome = {"result": plain.encode(result)}
     except plain.NotPlain as error:
         outcome = {"not_plain": str(error)}
-    except BaseException as error:
+    except BaseException as error:  # whatever the program raises, an exit included, is its answer
         outcome = {"raised": type(error).__name__}
     write_all(RESULT, f"{request['nonce']}{json.dumps(outcome)}{request['nonce']}".encode())
     os._exit(0)

@@ -177,7 +177,7 @@ def finish(driver: Callable[[], None]) -> int:
         driver()
     except SystemExit as stop:
         code = _exit_code(stop)
-    except BaseException as error:
+    except BaseException as error:  # whatever the program raises is printed, as Python does
         code = 1
         _report(error)
     try:
@@ -185,8 +185,8 @@ def finish(driver: Callable[[], None]) -> int:
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
-    except BaseException:
-        return code or 120  # what Python itself answers when stdout cannot be flushed
+    except BaseException:  # hooks and streams are the program's: 120 is what Python answers when they fail
+        return code or 120
     return code
 
 
@@ -207,5 +207,5 @@ def _report(error: BaseException) -> None:
         error.__traceback__ = trace = None  # gives back what the frames hold, or printing fails too
     try:
         traceback.print_exception(type(error), error, trace)
-    except BaseException:
+    except BaseException:  # the error's own methods are the program's
         os.write(2, type(error).__name__.encode("ascii", "replace") + b"\n")

@@ -79,7 +79,7 @@ class WarmContainer:
             raise RunnerLost(f"no container: {error}") from None
         try:
             self._connect()
-        except BaseException:
+        except BaseException:  # also where somebody gives up waiting: no container is left behind
             self.close()
             raise
 

@@ -122,7 +122,7 @@ class Peer:
                 "value": value,
                 "changed": self._changes((*args, *kwargs.values()), (*positional[1:], *keywords.values())),
             }
-        except BaseException as error:
+        except BaseException as error:  # whatever our code does under the other side's hand is its answer
             return {"raised": self._describe(error)}
 
     def _changes(self, values: tuple[Any, ...], before: tuple[Any, ...]) -> list[list[Any]] | None:
@@ -199,7 +199,7 @@ class Peer:
     def _describe(self, error: BaseException) -> list[Any]:
         try:
             state = [self.encode(list(error.args)), self.encode(dict(vars(error))), str(error)]
-        except Exception:
+        except Exception:  # its attributes and its text are the program's code
             state = [[], {"dict": []}, ""]
         return [self._refer_exception(type(error)), *state]
 
@@ -227,7 +227,7 @@ class Peer:
         kind = self._exception_class(named)
         try:
             error = kind(*self.decode(args))
-        except Exception:
+        except Exception:  # a type that cannot be made of its arguments
             error = RuntimeError(text)
         if kind in self._replicas:
             vars(error).update(self.decode(attributes), _text=str(text))

@@ -37,7 +37,7 @@ class Pool(Generic[T]):
                     one.close()
                 lent[index] = lent[index] or self._make()
             yield [one for one in lent if one is not None]
-        except BaseException:
+        except BaseException:  # whatever it was, nobody knows what state they are in
             for one in filter(None, lent):
                 one.close()
             lent = [None] * count

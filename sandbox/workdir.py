@@ -95,7 +95,7 @@ class SlotDir:
         """As the uid that filled it."""
         pid = os.fork()
         if pid == 0:
-            with contextlib.suppress(BaseException):
+            with contextlib.suppress(BaseException):  # the forked child must end here; the parent looks at what is left
                 if self._uid is not None:
                     os.setresuid(self._uid, self._uid, self._uid)
                 _remove_all(self._descriptor)

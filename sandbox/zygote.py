@@ -170,7 +170,7 @@ class Zygote:
         shared = self._shared
         try:
             child.isolate(job, self._jail, descriptors)
-        except BaseException as error:
+        except BaseException as error:  # nothing may run in a child that is not isolated, whatever the reason
             shared[1:] = str(error).encode()[: mmap.PAGESIZE - 1].ljust(mmap.PAGESIZE - 1, b"\0")
             os._exit(1)
         shared[0] = _READY
