@@ -63,30 +63,19 @@ def checks() -> list[Check]:
 
 
 def _facts(hello: dict[str, Any]) -> list[Check]:
-    level, abi, uid = hello["level"], hello["landlock_abi"], hello["slot_uid"]
-    group = cgroups.parent()
-    lacking = [
-        what for since, what in ((1, "file access"), (4, "TCP"), (6, "signals and abstract sockets")) if abi < since
-    ]
-    return [
-        Check("isolation", True, f"{level}: {_LEVEL_MEANS[level]}"),
-        Check(
-            "Landlock", not lacking, f"ABI {abi}" + (f", does not hold {', '.join(lacking)}" if lacking else ""), False
-        ),
-        Check("own uid for each slot", uid is not None, f"e.g. {uid}" if uid else "programs run under this uid", False),
-        Check(
-            "work directory",
-            hello["work_dir"],
-            "a sized tmpfs" if hello["work_dir"] else "nothing can be written",
-            False,
-        ),
-        Check(
-            "memory of several processes",
-            group is not None,
-            f"held together by a control group ({group[1]})" if group else "held for each: RLIMIT_DATA and heap flags",
-            False,
-        ),
-    ]
+    level, abi, uid, group = hello["level"], hello["landlock_abi"], hello["slot_uid"], cgroups.parent()
+    since = ((1, "file access"), (4, "TCP"), (6, "signals and abstract sockets"))
+    lacking = ", ".join(what for version, what in since if abi < version)
+    can_write = hello["work_dir"] is not None
+    memory = f"held together by a control group ({group[1]})" if group else "held for each: RLIMIT_DATA and heap flags"
+    optional = (
+        ("Landlock", not lacking, f"ABI {abi}, does not hold {lacking}" if lacking else f"ABI {abi}"),
+        ("own uid for each slot", uid is not None, f"e.g. {uid}" if uid else "programs run under this uid"),
+        ("work directory", can_write, "a sized tmpfs" if can_write else "nothing can be written"),
+        ("memory of several processes", group is not None, memory),
+    )
+    isolation = Check("isolation", True, f"{level}: {_LEVEL_MEANS[level]}")
+    return [isolation, *(Check(*fact, required=False) for fact in optional)]
 
 
 def _canary(process: WarmProcess) -> Check:

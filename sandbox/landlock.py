@@ -46,7 +46,7 @@ def _filesystem_rights(version: int) -> int:
     return rights
 
 
-def create_ruleset(readable: Iterable[str], writable: Iterable[str], executable: Iterable[str] = ()) -> int:
+def create_ruleset(readable: Iterable[str], writable: Iterable[str], executable: Iterable[str]) -> int:
     """A rule-set descriptor: read below `readable`, everything but execute below `writable`, read and execute below
     `executable`. Paths that do not exist are left out. Raises OSError where there is no Landlock."""
     version = abi()

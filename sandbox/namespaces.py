@@ -35,7 +35,7 @@ def enter(*, user_namespace: bool) -> None:
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
 
 
-def build_root(readable: Iterable[str], *, with_proc: bool, fixed_devices: bool = True) -> None:
+def build_root(readable: Iterable[str], *, with_proc: bool, fixed_devices: bool) -> None:
     """Make a small read-only root of `readable` (files and folders, at their own paths) and step into it. `with_proc`:
     and a /proc for `/dev/stdin`, of which Landlock must keep the rest shut. `fixed_devices`: on read-only mounts, too,
     through which gVisor writes to no device."""
