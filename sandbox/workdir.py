@@ -9,7 +9,6 @@ import fcntl
 import os
 import time
 from collections.abc import Iterable
-from typing import Protocol
 
 from sandbox import kernel
 from sandbox.namespaces import WORK_DIR, WRITABLE
@@ -20,19 +19,10 @@ _MAX_FILES = 4096
 _MAX_ROUNDS = 1_000_000
 
 
-class WorkDir(Protocol):
-    path: str
-    landlock_path: str
-    """The folder for which a rule must allow writing."""
-
-    def refresh(self, size_bytes: int) -> None:
-        """Make it empty, at most `size_bytes` where that can be chosen, and the current directory. Raises OSError."""
-        ...
-
-
 class MountedWorkDir:
     path = WORK_DIR
     landlock_path = WRITABLE
+    """The folder for which a rule must allow writing."""
 
     def __init__(self, uid: int, gid: int, *, count_files: bool) -> None:
         """`count_files`: gVisor refuses to."""
@@ -44,6 +34,7 @@ class MountedWorkDir:
         self._untouched: tuple[int, int] = (0, 0)
 
     def refresh(self, size_bytes: int) -> None:
+        """Make it empty, of `size_bytes`, and the current directory. Raises OSError."""
         tell_apart = self._tick_s is not None and self._used_at - self._mounted_at > self._tick_s
         if size_bytes != self._size_bytes or not tell_apart or self._stamp() != self._untouched or os.listdir(WORK_DIR):
             self._mount(size_bytes)
@@ -84,7 +75,8 @@ class SlotDir:
         self._descriptor = descriptor
         self._uid = uid
 
-    def refresh(self, size_bytes: int) -> None:
+    def refresh(self, _size_bytes: int) -> None:
+        """Make it empty and the current directory; its size is what it was mounted with. Raises OSError."""
         os.chdir(self.path)
         if os.listdir(self._descriptor):
             self._empty()
@@ -125,6 +117,9 @@ def _flatten(folder: int, name: str, number: int) -> None:
     finally:
         os.close(inner)
     os.rmdir(name, dir_fd=folder)
+
+
+WorkDir = MountedWorkDir | SlotDir
 
 
 def claim(candidates: Iterable[str], uid: int | None) -> SlotDir | None:
