@@ -61,13 +61,13 @@ class WarmProcess:
         )
         theirs.close()
         self._control = ours
-        if self._group is not None:
-            try:
+        try:
+            if self._group is not None:
                 self._group.hold(self._process.pid)
-            except RunnerLost:
-                self.close()
-                raise
-        self.hello = self._greet(profile, level)
+            self.hello = self._greet(profile, level)
+        except BaseException:  # also where somebody gives up waiting: no process is left behind
+            self.close()
+            raise
 
     def _greet(self, profile: Profile, level: str) -> dict[str, Any]:
         self._control.settimeout(_START_TIMEOUT_S)
@@ -75,13 +75,11 @@ class WarmProcess:
             self._control.send(json.dumps(profile.setup(level)).encode())
             hello = json.loads(self._control.recv(_MAX_MESSAGE) or b"{}")
         except OSError as error:
-            self.close()
             raise RunnerLost(f"the warm process did not come up: {error}") from None
         self._control.settimeout(None)
+        if "missing" in hello:
+            raise CannotIsolate(hello["missing"])
         if "level" not in hello:
-            self.close()
-            if "missing" in hello:
-                raise CannotIsolate(hello["missing"])
             raise RunnerLost(hello.get("broken", "the warm process died at its start"))
         return dict(hello)
 

@@ -37,5 +37,4 @@ def test_a_host_that_cannot_isolate_is_told_what_is_missing(monkeypatch: pytest.
 
 
 def _refuse(process: object, profile: Profile, level: str) -> None:
-    process.close()  # type: ignore[attr-defined]
     raise CannotIsolate("no Landlock")
