@@ -1,11 +1,10 @@
 """Chemical formulae and equations: order of the species, charge, state of matter, mhchem and plain notation.
 
 read_species("SO4^2-")          -> Species(composition {S: 1, O: 4}, charge -2)
-read_equation("2H2 + O2 -> 2H2O") -> Equation(({H2: 2, O2: 1}, {H2O: 2}))
+read_equation("2H2 + O2 -> 2H2O") -> (((2, H2), (1, O2)), ((2, H2O),))
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -33,21 +32,11 @@ class Species:
     atoms: tuple[tuple[str, int], ...]
     charge: int = 0
     state: str = ""
-    isotopes: tuple[str, ...] = ()
-
-    @property
-    def composition(self) -> Counter[str]:
-        total: Counter[str] = Counter()
-        for element, count in self.atoms:
-            total[element] += count
-        return total
+    isotope: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Equation:
-    """The two sides of a reaction, each a list of coefficient and species."""
-
-    sides: tuple[tuple[tuple[Fraction, Species], ...], ...]
+Side = tuple[tuple[Fraction, Species], ...]
+"""One side of a reaction: coefficients and species."""
 
 
 _MARKUP = re.compile(r"\\ce ?|\\(?:left|right)(?![a-z])|\\text ?|[${}~]|\\[,;: ]")
@@ -90,15 +79,14 @@ def read_species(text: str) -> Species | None:
     value = 0
     if charge:
         plain = plain[: charge.start()]
-        sign = charge["sign"] or charge["bare"]
-        value = int(charge["count"] or charge["late"] or 1) * (1 if sign == "+" else -1)
+        value = int(f"{charge['sign'] or charge['bare']}{charge['count'] or charge['late'] or 1}")
     atoms: list[tuple[str, int]] = []
     for part in re.split(r"[*.]", plain):
         found = _atoms(part)
         if found is None:
             return None
         atoms += found
-    return Species(tuple(atoms), value, state[1] if state else "", (isotope[1],) if isotope else ())
+    return Species(tuple(atoms), value, state[1] if state else "", isotope[1] if isotope else "")
 
 
 def _atoms(text: str) -> list[tuple[str, int]] | None:
@@ -129,18 +117,16 @@ def _atoms(text: str) -> list[tuple[str, int]] | None:
 
 
 @lru_cache(maxsize=2048)
-def read_equation(text: str) -> Equation | None:
-    """The reaction that a text is, None where it is none."""
-    if len(text) > MAX_CHARS:
-        return None
-    sides = _ARROW.split(_plain(text))
+def read_equation(text: str) -> tuple[Side, Side] | None:
+    """The two sides of the reaction that a text is, None where it is none."""
+    sides = _ARROW.split(_plain(text)) if len(text) <= MAX_CHARS else []
     if len(sides) != 2:
         return None
-    read = tuple(_side(side) for side in sides)
-    return Equation(tuple(side for side in read if side is not None)) if None not in read else None
+    left, right = map(_side, sides)
+    return (left, right) if left and right else None
 
 
-def _side(text: str) -> tuple[tuple[Fraction, Species], ...] | None:
+def _side(text: str) -> Side | None:
     terms = []
     # A plus sign between species stands free or before the next one; that of a charge ends a species.
     separator = r" +\+ +" if " + " in text else r"\+(?=\d*[A-Z(\[])"
@@ -168,18 +154,18 @@ def same_species(one: Species, other: Species) -> bool:
     """
     if one.charge != other.charge or (one.state and other.state and one.state != other.state):
         return False
-    if one.isotopes and one.isotopes != other.isotopes:
+    if one.isotope and one.isotope != other.isotope:
         return False
     if one.atoms == other.atoms:
         return True
-    unordered = all(len({element for element, _ in side.atoms}) == len(side.atoms) for side in (one, other))
-    return unordered and one.composition == other.composition
+    is_unordered = len(dict(one.atoms)) == len(one.atoms)
+    return is_unordered and sorted(one.atoms) == sorted(other.atoms)
 
 
-def same_equation(one: Equation, other: Equation) -> bool:
+def same_equation(one: tuple[Side, Side], other: tuple[Side, Side]) -> bool:
     """The same species on each side in any order, with coefficients in the same proportion."""
     factor: Fraction | None = None
-    for terms, others in zip(one.sides, other.sides, strict=True):
+    for terms, others in zip(one, other, strict=True):
         left = list(others)
         for coefficient, species in terms:
             found = next((term for term in left if same_species(species, term[1])), None)
@@ -213,7 +199,7 @@ def is_chemistry(text: str) -> bool:
         return True
     equation = read_equation(text)
     if equation is not None:
-        return _counts(species for side in equation.sides for _, species in side)
+        return _counts(species for side in equation for _, species in side)
     species = read_species(text)
     if species is None or _plain(text).lower() in _WORDS:
         return False
@@ -222,7 +208,7 @@ def is_chemistry(text: str) -> bool:
 
 def _counts(species: Iterable[Species]) -> bool:
     """At least one species shows a count, a charge or a mass: "F = B" is none, "2H2 + O2 = 2H2O" is a reaction."""
-    return any(one.charge or one.isotopes or any(count > 1 for _, count in one.atoms) for one in species)
+    return any(one.charge or one.isotope or any(count > 1 for _, count in one.atoms) for one in species)
 
 
 def same_chemistry(gold: str, answer: str) -> bool | None:

@@ -66,7 +66,7 @@ def test_no_chemistry(text: str) -> None:
 def test_charges_written_late() -> None:
     species = read_species("SO42-")
     assert species is not None
-    assert (species.charge, species.composition) == (-2, {"S": 1, "O": 4})
+    assert (species.charge, species.atoms) == (-2, (("S", 1), ("O", 4)))
 
 
 @pytest.mark.parametrize("text", ["(" * 400, "H" * 500, "H2+" * 150, "->" * 200, "^{" * 200])
