@@ -26,29 +26,14 @@ LONGEST_EXPRESSION = 4000
 """Characters of an expression; the longest right answer of the five data sets is under 500."""
 
 ELEMENTARY = frozenset(
-    {"sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "acot", "asec", "acsc", "atan2"}
-    | {"sinh", "cosh", "tanh", "coth", "sech", "csch", "asinh", "acosh", "atanh", "acoth"}
-    | {"exp", "log", "ln", "sqrt", "cbrt", "root", "Abs", "abs", "sign", "floor", "ceiling", "factorial", "factorial2"}
-    | {"gamma", "erf", "erfc", "erfi", "Ei", "Si", "Ci", "li", "Shi", "Chi", "expint", "fresnels", "fresnelc", "sinc"}
-    | {
-        "LambertW",
-        "polylog",
-        "zeta",
-        "Heaviside",
-        "Piecewise",
-        "re",
-        "im",
-        "arg",
-        "conjugate",
-        "binomial",
-        "Mod",
-        "gcd",
-    }
-    | {"lcm", "Add", "Mul", "Pow", "Max", "Min", "max", "min", "round", "pow"}
+    "sin cos tan cot sec csc asin acos atan acot asec acsc atan2 sinh cosh tanh coth sech csch asinh acosh atanh acoth "
+    "exp log ln sqrt cbrt root Abs abs sign floor ceiling factorial factorial2 gamma erf erfc erfi Ei Si Ci li Shi Chi "
+    "expint fresnels fresnelc sinc LambertW polylog zeta Heaviside Piecewise re im arg conjugate binomial Mod gcd lcm "
+    "Add Mul Pow Max Min max min round pow".split()
 )
 RESTATING = frozenset(
-    {"Integral", "integrate", "Derivative", "diff", "Sum", "summation", "Product", "product", "Poly"}
-    | {"expand", "simplify", "factor", "collect", "together", "apart", "cancel"}
+    "Integral integrate Derivative diff Sum summation Product product Poly "
+    "expand simplify factor collect together apart cancel".split()
 )
 """They let an answer ask the question back; the library pays for it, `reward_mode: strict` does not."""
 

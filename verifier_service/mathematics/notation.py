@@ -12,50 +12,25 @@ _REPLACED: tuple[tuple[str, str], ...] = (
     ("\u00a0\u2002\u2003\u2009\u200a\u202f\u3000\t\r\n", " "),
     ("\u200b\u200c\u200d\u2060\ufeff", ""),
     ("·⋅∙•∗", "*"),
-    ("×", r"\times "),
     ("÷∕⁄／", "/"),
-    ("√", r"\sqrt "),
-    ("∞", r"\infty "),
-    ("π", r"\pi "),
-    ("±", r"\pm "),
-    ("≤⩽≦", r"\le "),
-    ("≥⩾≧", r"\ge "),
-    ("≠", r"\ne "),
-    ("≈", r"\approx "),
-    ("∈", r"\in "),
-    ("∪", r"\cup "),
-    ("∩", r"\cap "),
-    ("∅", r"\emptyset "),
-    ("ℝ", r"\mathbb{R}"),
-    ("°˚", r"^\circ "),
     ("′’", "'"),
     ("“”", '"'),
-    ("。", "."),
     ("，、", ","),
-    ("；", ";"),
-    ("：", ":"),
-    ("（", "("),
-    ("）", ")"),
-    ("【", "["),
-    ("】", "]"),
-    ("％", "%"),
-    ("＝", "="),
-    ("＋", "+"),
-    ("∑", r"\sum "),
-    ("∏", r"\prod "),
-    ("∫", r"\int "),
-    ("Δ∆", r"\Delta "),
-    ("Ω\u2126", r"\Omega "),
-    ("Σ", r"\Sigma "),
-    ("Φ", r"\Phi "),
-    ("Γ", r"\Gamma "),
-    ("\u00b5", r"\mu "),
+    ("°˚", r"^\circ "),
+    ("ℝ", r"\mathbb{R}"),
+    *zip("。；：（）【】％＝＋", ".;:()[]%=+", strict=True),
 )
+_COMMAND_OF = (
+    r"× \times √ \sqrt ∞ \infty π \pi ± \pm ≤⩽≦ \le ≥⩾≧ \ge ≠ \ne ≈ \approx ∈ \in ∪ \cup ∩ \cap ∅ \emptyset "
+    r"∑ \sum ∏ \prod ∫ \int Δ∆ \Delta ΩΩ \Omega Σ \Sigma Φ \Phi Γ \Gamma µ \mu"
+).split()
+"""Characters, then what they are called, and so on."""
 _FRACTIONS = "½1/2 ⅓1/3 ⅔2/3 ¼1/4 ¾3/4 ⅕1/5 ⅖2/5 ⅗3/5 ⅘4/5 ⅙1/6 ⅚5/6 ⅛1/8 ⅜3/8 ⅝5/8 ⅞7/8"
 
 
 def _characters() -> dict[int, str]:
-    table = {ord(character): text for characters, text in _REPLACED for character in characters}
+    named = [(characters, f"{name} ") for characters, name in zip(_COMMAND_OF[::2], _COMMAND_OF[1::2], strict=True)]
+    table = {ord(character): text for characters, text in (*_REPLACED, *named) for character in characters}
     for fraction in _FRACTIONS.split():
         table[ord(fraction[0])] = rf"\frac{{{fraction[1]}}}{{{fraction[3]}}}"
     for digit in range(10):
