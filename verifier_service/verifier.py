@@ -4,7 +4,7 @@ A verifier is split in two so that equal answers are judged once: `extract` take
 pure, linear time), `judge` decides about the answer alone.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -100,4 +100,3 @@ class HasFaults(Protocol):
 
 
 AnyVerifier = Verifier[Any]
-VerifierFactory = Callable[[], AnyVerifier]

@@ -18,7 +18,7 @@ _NORMALIZATION = NormalizationConfig(basic_latex=True, units=True, malformed_ope
 
 
 def compare(payload: dict[str, Any]) -> dict[str, Any]:
-    """{"golds": [LaTeX], "answer": LaTeX} -> {"equal": bool, "unreadable": [indices of golds], "answer_read": bool}"""
+    """{"golds": [LaTeX], "answer": LaTeX} -> {"equal": bool, "unreadable": [indices of golds]}"""
     golds = [_parsed(gold) for gold in payload["golds"]]
     answer = _parsed(payload["answer"])
     equal = answer is not None and any(
@@ -27,7 +27,7 @@ def compare(payload: dict[str, Any]) -> dict[str, Any]:
         if gold is not None
     )
     unreadable = [index for index, gold in enumerate(golds) if gold is None]
-    return {"equal": equal, "unreadable": unreadable, "answer_read": answer is not None}
+    return {"equal": equal, "unreadable": unreadable}
 
 
 @lru_cache(maxsize=1024)

@@ -83,42 +83,31 @@ def judge_expression(golds: Sequence[Reading], answer: str, tools: Tools) -> Jud
         if decision.equal:
             return Judgement(1.0, decision.reason)
     undecided = [gold for gold, decision in zip(golds, decisions, strict=True) if decision.equal is None]
-    if undecided:
-        return _judge_symbolically(undecided, answer, tools)
-    _require_readable(golds, tools)
-    return Judgement(0.0, decisions[0].reason)
+    if not undecided:
+        _require_readable(golds, tools)
+        return Judgement(0.0, decisions[0].reason)
+    said = _second_judge(undecided, answer, tools)
+    if said and said["equal"]:
+        return Judgement(1.0, "symbolic")
+    if said is None or len(said["unreadable"]) == len(undecided):
+        _require_readable(undecided, tools)
+    return Judgement(0.0, "not_equivalent" if said else "comparison_limit")
 
 
-def _require_readable(golds: Sequence[Reading], tools: Tools) -> None:
-    """What is refused without a look at the ground truth (an "or", a restated sum) earns 0 only where that can be read:
-    else a completion could choose between 0 and `error`. Raises `CannotJudge`."""
-    if any(gold.node is not None or gold.words is not None for gold in golds):
-        return
-    payload = {"golds": [gold.text for gold in golds], "answer": "0"}
+def _second_judge(golds: Sequence[Reading], answer: str, tools: Tools) -> dict[str, Any] | None:
+    """What `symbolic.compare` says; None where it hits its limits. Raises `CannotJudge` without a sandbox."""
+    payload = {"golds": [gold.text for gold in golds], "answer": reading(answer).text}
     result = tools.isolated(SYMBOLIC).call(payload, limits=SYMBOLIC_LIMITS)
     if result.status is Status.SANDBOX_ERROR:
         raise CannotJudge("sandbox", result.detail)
-    if result.status is not Status.OK or len(result.value["unreadable"]) == len(golds):
-        raise CannotJudge("ground_truth", "neither judge can read the ground truth")
+    return result.value if result.status is Status.OK else None
 
 
-def _judge_symbolically(golds: Sequence[Reading], answer: str, tools: Tools) -> Judgement:
-    compare = tools.isolated(SYMBOLIC)
-    texts = [gold.text for gold in golds]
-    result = compare.call({"golds": texts, "answer": reading(answer).text}, limits=SYMBOLIC_LIMITS)
-    if result.status is Status.SANDBOX_ERROR:
-        raise CannotJudge("sandbox", result.detail)
-    if result.status is not Status.OK:
-        # The answer's doing, unless only the second judge could read the ground truth and that alone does the same.
-        if any(gold.node is not None for gold in golds):
-            return Judgement(0.0, "comparison_limit")
-        alone = compare.call({"golds": texts, "answer": "0"}, limits=SYMBOLIC_LIMITS)
-        if alone.status is not Status.OK:
-            raise CannotJudge("ground_truth", f"the ground truth cannot be read: {alone.status}")
-        return Judgement(0.0, "comparison_limit")
-    if result.value["equal"]:
-        return Judgement(1.0, "symbolic")
-    unreadable = [golds[index] for index in result.value["unreadable"]]
-    if len(unreadable) == len(golds) and all(gold.node is None and gold.words is None for gold in golds):
+def _require_readable(golds: Sequence[Reading], tools: Tools) -> None:
+    """What is refused without a look at the ground truth (an "or", a restated sum), or at the second judge's limit,
+    earns 0 only where that can be read: else a completion could choose between 0 and `error`. Raises `CannotJudge`."""
+    if any(gold.node is not None or gold.words is not None for gold in golds):
+        return
+    said = _second_judge(golds, "0", tools)
+    if said is None or len(said["unreadable"]) == len(golds):
         raise CannotJudge("ground_truth", "neither judge can read the ground truth")
-    return Judgement(0.0, "not_equivalent")
