@@ -157,7 +157,8 @@ def _is_one_value(relation: Node) -> bool:
     """In front of "= value" stands a name or a calculation, no other constant or quantity ("6.0 m = 5.0 m")."""
     *others, _ = relation.args
     measured = any(
-        one.op == "mul" and one.args[0].op == "num" and (one.args[0].digits or one is others[0]) for one in others
+        one.op == "mul" and one.args[0].op == "num" and (one.args[0].decimals is not None or one is others[0])
+        for one in others
     )
     return is_equation(relation) and structure.is_consistent(relation) and not measured
 

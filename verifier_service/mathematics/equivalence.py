@@ -6,7 +6,6 @@ equal or different is final; the rest (`None`) is left to the second judge.
 
 import re
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property, lru_cache
 
 from verifier_service import choices, quantities
@@ -15,6 +14,7 @@ from verifier_service.mathematics.notation import TEXT_COMMAND, canonical
 from verifier_service.mathematics.number import Number, parse_number
 from verifier_service.mathematics.syntax import Node, read
 from verifier_service.mathematics.tokens import TooComplex, Unreadable
+from verifier_service.mathematics.value import is_rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,19 +195,15 @@ def same_number(gold: Number, answer: Number) -> Decision:
     if lost:
         return NUMBER if abs(value - gold.value) <= lost else DIFFERENT
     equal = value == gold.value or (gold.percent and not answer.percent and value * 100 == gold.value)
-    return NUMBER if equal or _rounded(gold, answer, value) else DIFFERENT
+    return NUMBER if equal or _rounded(gold, answer) else DIFFERENT
 
 
-def _rounded(gold: Number, answer: Number, value: Fraction) -> bool:
-    """An exact gold against a decimal of six places and six digits at least that was rounded from it (or cut)."""
-    decimal, exact_one = (answer, gold) if answer.decimals is not None else (gold, answer)
-    if decimal.decimals is None or exact_one.decimals is not None or exact_one.value.denominator == 1:
+def _rounded(gold: Number, answer: Number) -> bool:
+    """An exact number against a decimal that was rounded from it (or cut)."""
+    decimal, exact = (answer, gold) if answer.decimals is not None else (gold, answer)
+    if decimal.decimals is None or exact.decimals is not None or decimal.percent != exact.percent:
         return False
-    if decimal.decimals < 6 or decimal.significant < 6 or decimal.percent != exact_one.percent:
-        return False
-    unit, gap = Fraction(1, 10**decimal.decimals), abs(value - gold.value)
-    is_cut = gap < unit and abs(decimal.value) < abs(exact_one.value)
-    return gap <= unit / 2 or is_cut
+    return is_rounding(decimal.value, decimal.decimals, exact.value)
 
 
 def _compare_words(gold: Reading, answer: Reading) -> Decision | None:

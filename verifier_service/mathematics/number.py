@@ -18,8 +18,6 @@ class Number:
     """The subscript of a number in a positional system: 123_4 has the base "4" and the value 123."""
     decimals: int | None = None
     """Digits behind the point; None for what is exact by its form (integers, fractions)."""
-    significant: int = 0
-    """Digits that count, without leading zeros."""
 
 
 MAX_DIGITS = 1000
@@ -54,11 +52,10 @@ _DIGITS = re.compile(r"(-?\d{1,18})(?:\.(\d{1,18}))?")
 
 def _from_digits(whole: str, decimals: str) -> Number:
     """The most frequent form, read without the grammar: digits, maybe with a point."""
-    significant = len((whole.lstrip("-") + decimals).lstrip("0"))
     if not decimals:
-        return Number(Fraction(int(whole)), significant=significant)
+        return Number(Fraction(int(whole)))
     places = len(decimals)
-    return Number(Fraction(int(whole + decimals), 10**places), decimals=places, significant=significant)
+    return Number(Fraction(int(whole + decimals), 10**places), decimals=places)
 
 
 def parse_number(text: str) -> Number | None:
@@ -130,8 +127,7 @@ def _finish(match: re.Match[str], value: Fraction, mantissa: str) -> Number | No
         value = -value
     base = groups.get("base") or ""
     decimals = len(mantissa.partition(".")[2]) - exponent if "." in mantissa or exponent_text else None
-    significant = len(mantissa.replace(".", "").lstrip("0"))
-    return Number(value, unit, bool(percent), base, decimals, significant)
+    return Number(value, unit, bool(percent), base, decimals)
 
 
 # Words behind a number that change it, or that make the whole no number at all.

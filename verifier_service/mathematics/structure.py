@@ -30,7 +30,7 @@ def expand(node: Node) -> Node:
     if not _signs(node):
         return node
     if node.op == "list":
-        return Node("list", tuple(part for arg in node.args for part in _listed(expand(arg))), node.value)
+        return Node("list", tuple(part for arg in node.args for part in _elements(expand(arg), "list")), node.value)
     return Node("list", (_with_sign(node, "add"), _with_sign(node, "neg")), ",")
 
 
@@ -58,10 +58,6 @@ def _are_far(left: Node, right: Node) -> bool:
     return abs(one - other) > max(Fraction(1, 2), max(abs(one), abs(other)) / 20)
 
 
-def _listed(node: Node) -> tuple[Node, ...]:
-    return node.args if node.op == "list" else (node,)
-
-
 def _signs(node: Node) -> bool:
     return node.op == "pm" or any(_signs(arg) for arg in node.args)
 
@@ -70,7 +66,7 @@ def _with_sign(node: Node, sign: str) -> Node:
     args = tuple(_with_sign(arg, sign) for arg in node.args)
     if node.op == "pm":
         return args[0] if sign == "add" else Node("neg", args)
-    return Node(node.op, args, node.value, node.digits)
+    return Node(node.op, args, node.value, node.decimals)
 
 
 def with_parameter(
@@ -94,7 +90,7 @@ def with_parameter(
 def _renamed(node: Node, name: str, new: str) -> Node:
     if node.op == "sym":
         return Node("sym", value=new) if node.value == name else node
-    return Node(node.op, tuple(_renamed(arg, name, new) for arg in node.args), node.value, node.digits)
+    return Node(node.op, tuple(_renamed(arg, name, new) for arg in node.args), node.value, node.decimals)
 
 
 def is_constant(node: Node) -> bool:
@@ -151,7 +147,7 @@ def compare(gold: Node, answer: Node) -> bool | None:
     if gold.op == "matrix" or answer.op == "matrix":
         return _compare_matrices(gold, answer)
     if gold.op == "union" or answer.op == "union":
-        return _compare_unions(_parts(gold), _parts(answer))
+        return _compare_unions(_elements(gold, "union"), _elements(answer, "union"))
     return _compare_collections(gold, answer)
 
 
@@ -290,20 +286,21 @@ def _compare_collections(gold: Node, answer: Node) -> bool | None:
     gold_brackets, answer_brackets = _brackets(gold), _brackets(answer)
     if gold_brackets is None or answer_brackets is None:
         return None
+    golds, answers = (_elements(node, "group", "list") for node in (gold, answer))
     unordered = {r"\{\}", "{}", ",", ""}
     if gold_brackets in unordered and answer_brackets in unordered:
-        return _matched(_elements(gold), _elements(answer), as_set=r"\{\}" in (gold_brackets, answer_brackets))
+        return _matched(golds, answers, as_set=r"\{\}" in (gold_brackets, answer_brackets))
     ordered = [brackets for brackets in (gold_brackets, answer_brackets) if brackets not in unordered]
     if len(ordered) == 1 and (r"\{\}" in (gold_brackets, answer_brackets) or "or" in (gold.value, answer.value)):
         return False  # a set, or alternatives, for a tuple or an interval
     if len(ordered) == 1 and ordered[0] not in ("()", "[]"):
         return False  # its ends for a half-open interval
-    if len(_elements(gold)) != len(_elements(answer)):
+    if len(golds) != len(answers):
         return False
     brackets_differ = len(ordered) == 2 and ordered[0] != ordered[1]
-    if brackets_differ and (len(_elements(gold)) == 2 or set(ordered) != {"()", "[]"}):
+    if brackets_differ and (len(golds) == 2 or set(ordered) != {"()", "[]"}):
         return False
-    return _all(_same_element(one, other) for one, other in zip(_elements(gold), _elements(answer), strict=True))
+    return _all(_same_element(one, other) for one, other in zip(golds, answers, strict=True))
 
 
 def _same_element(gold: Node, answer: Node) -> bool | None:
@@ -321,12 +318,9 @@ def _brackets(node: Node) -> str | None:
     return "" if value.is_scalar(node) or infinity(node) or node.op == "rel" else None
 
 
-def _elements(node: Node) -> tuple[Node, ...]:
-    return node.args if node.op in ("group", "list") else (node,)
-
-
-def _parts(node: Node) -> tuple[Node, ...]:
-    return node.args if node.op == "union" else (node,)
+def _elements(node: Node, *collections: str) -> tuple[Node, ...]:
+    """What a collection of these kinds holds; anything else by itself."""
+    return node.args if node.op in collections else (node,)
 
 
 def _matched(golds: tuple[Node, ...], answers: tuple[Node, ...], *, as_set: bool = False) -> bool | None:

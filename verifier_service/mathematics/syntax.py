@@ -26,8 +26,8 @@ class Node:
     op: str
     args: tuple["Node", ...] = ()
     value: Fraction | str = ""
-    digits: int = 0
-    """Significant digits of a decimal literal; 0 for what is exact by its form."""
+    decimals: int | None = None
+    """Digits behind the point of a decimal literal; None for what is exact by its form."""
 
 
 _GREEK = frozenset(
@@ -391,6 +391,6 @@ def _multiplied(factors: list[Node]) -> Node:
 def _number(text: str) -> Node:
     if len(text) >= 12 and text.startswith(("2.7182818284", "3.1415926535")):
         return Node("const", value="e" if text[0] == "2" else "pi")  # written out to the machine's precision
-    value = Fraction(text)
-    digits = len(text.partition("e")[0].replace(".", "").lstrip("0")) if "." in text else 0
-    return Node("num", value=value, digits=digits)
+    mantissa, _, exponent = text.lower().partition("e")
+    decimals = len(mantissa.partition(".")[2]) - int(exponent or 0) if "." in mantissa else None
+    return Node("num", value=Fraction(text), decimals=decimals)

@@ -227,8 +227,8 @@ def _has_imaginary(node: Node) -> bool:
 def _slack(node: Node) -> float:
     """The relative rounding error that the long decimals of an expression carry."""
     own = 0.0
-    if node.digits >= _LONG_DECIMAL and isinstance(node.value, Fraction) and node.value:
-        own = 0.5 * float(_unit_in_last_place(node.value, node.digits) / abs(node.value))
+    if isinstance(node.value, Fraction) and node.decimals is not None and _is_long(node.value, node.decimals):
+        own = 0.5 * float(Fraction(10) ** -node.decimals / abs(node.value))
     return own + sum(_slack(arg) for arg in node.args)
 
 
@@ -236,34 +236,44 @@ _LONG_DECIMAL = 6
 """From so many significant digits on, a decimal may stand for the exact value it was rounded (or cut) from."""
 
 
-def _unit_in_last_place(value: Fraction, digits: int) -> Fraction:
-    exponent = math.floor(math.log10(abs(value))) if value else 0
-    return Fraction(10) ** (exponent - digits + 1)
+def _is_long(value: Fraction, decimals: int) -> bool:
+    return abs(value) >= Fraction(10) ** (_LONG_DECIMAL - 1 - decimals)
+
+
+def is_rounding(decimal: Fraction, decimals: int, exact_value: Scalar) -> bool:
+    """Whether a decimal of six places and six digits at least is an exact value rounded, or cut."""
+    if decimals < _LONG_DECIMAL or not _is_long(decimal, decimals):
+        return False
+    unit: Scalar = Fraction(10) ** -decimals
+    value: Scalar = decimal
+    if not isinstance(exact_value, Fraction):
+        value, unit = _float(decimal), _float(unit)
+    gap = abs(value - exact_value)
+    return bool(gap <= unit / 2 or (gap < unit and abs(value) < abs(exact_value)))
 
 
 def _rounds_to(gold: Node, answer: Node, gold_value: Scalar, answer_value: Scalar) -> bool:
-    """One side is a bare long decimal, the other an exact value that it was rounded from, to six places at least."""
-    decimal, digits = next(((node, node.digits) for node in (answer, gold) if _is_long_decimal(node)), (None, 0))
-    if decimal is None or (_is_long_decimal(gold) and _is_long_decimal(answer)):
-        return False
-    value = exact(decimal)
-    if value is None or any(isinstance(side, (float, complex)) for side in (gold_value, answer_value)):
-        return False
-    if not (_is_real(mpmath.mpc(_float(gold_value))) and _is_real(mpmath.mpc(_float(answer_value)))):
-        return False
-    gap, unit = abs(_float(gold_value) - _float(answer_value)), float(_unit_in_last_place(value, digits))
-    exact_value = answer_value if decimal is gold else gold_value
-    is_cut = abs(_float(value)) < abs(_float(exact_value)) and gap < unit
-    return bool((gap <= unit / 2 or is_cut) and gap < 1e-6)
+    """One side is a bare long decimal, the other an exact value that it was rounded from."""
+    for node, exact_value, other in ((gold, answer_value, answer), (answer, gold_value, gold)):
+        decimals, value = _long_decimals(node), exact(node)
+        if decimals is None or value is None or _long_decimals(other) is not None:
+            continue
+        if isinstance(exact_value, (float, complex)) or not _is_real(_float(exact_value)):
+            continue
+        return is_rounding(value, decimals, exact_value)
+    return False
 
 
 def _float(value: Scalar) -> Scalar:
     return _PRECISE.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
 
 
-def _is_long_decimal(node: Node) -> bool:
+def _long_decimals(node: Node) -> int | None:
+    """The digits behind the point of a bare long decimal; None for anything else."""
     bare = node.args[0] if node.op == "neg" else node
-    return bare.op == "num" and bare.digits >= _LONG_DECIMAL
+    if isinstance(bare.value, Fraction) and bare.decimals is not None and _is_long(bare.value, bare.decimals):
+        return bare.decimals
+    return None
 
 
 @lru_cache(maxsize=4096)
