@@ -20,6 +20,7 @@ STD_FLOOR = 1e-6
 VARIANCE_FLOOR = 1e-8
 """Smallest batch variance divided by, as in NeMo-RL."""
 MIN_KNOWN = 2
+"""Known rewards that a group needs; below two there is no spread."""
 
 
 def known(rewards: Rewards) -> list[float]:

@@ -23,7 +23,7 @@ from trainer.files import folder_atomically, sha256_of, sha256_of_folder
 from trainer.metrics import step_of
 from trainer.parallel import ALONE, Ranks
 from trainer.policy import Policy
-from trainer.state import RunState, state_from_json, state_to_json
+from trainer.state import STATE, RunState
 from trainer.tensor_files import (
     load_optimizer,
     load_policy,
@@ -77,7 +77,8 @@ class Checkpoints:
             if self._ranks.is_main:
                 torch.save(rng, folder / "rng.pt")
                 (folder / "state.json").write_text(
-                    json.dumps({"state": state_to_json(state), "fingerprint": fingerprint}), encoding="utf-8"
+                    json.dumps({"state": STATE.dump_python(state, mode="json"), "fingerprint": fingerprint}),
+                    encoding="utf-8",
                 )
                 (folder / "manifest.json").write_text(json.dumps(sha256_of_folder(folder), indent=1), encoding="utf-8")
         if self._ranks.is_main:
@@ -91,19 +92,24 @@ class Checkpoints:
         if self._ranks.rank < len(rng):
             set_rng_states(rng[self._ranks.rank])
 
-    def load_latest(self) -> Checkpoint | None:
+    def load_latest(self, before_trouble: bool = False) -> Checkpoint | None:
         """The newest checkpoint that is whole, None without any; damaged ones are passed over with a warning.
 
-        Raises CheckpointError where there are checkpoints but none is whole.
+        `before_trouble`: one in which no guard had begun to count. Raises CheckpointError where none of them will do.
         """
         steps = self.steps()
         for step in reversed(steps):
             try:
-                return self.load(step)
+                checkpoint = self.load(step)
             except CheckpointError as error:
                 logger.warning("%s; trying the one before", error)
+                continue
+            if not (before_trouble and any(checkpoint.state.guards.streaks.values())):
+                return checkpoint
         if steps:
-            raise CheckpointError(f"{self._folder}: no checkpoint is whole")
+            raise CheckpointError(
+                f"{self._folder}: no checkpoint is {'older than the trouble' if before_trouble else 'whole'}"
+            )
         return None
 
     def load(self, step: int) -> Checkpoint:
@@ -114,22 +120,10 @@ class Checkpoints:
         verify_folder(folder)
         dumped = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         try:
-            state = state_from_json(dumped["state"])
+            state = STATE.validate_python(dumped["state"])
         except ValidationError as error:
             raise CheckpointError(f"{folder}: written by another version ({error.error_count()} errors)") from error
         return Checkpoint(folder, state, dumped["fingerprint"])
-
-    def load_before_trouble(self) -> Checkpoint:
-        """The newest checkpoint in which no guard had begun to count. Raises CheckpointError without one."""
-        for step in reversed(self.steps()):
-            try:
-                checkpoint = self.load(step)
-            except CheckpointError as error:
-                logger.warning("%s; trying the one before", error)
-                continue
-            if not any(checkpoint.state.guards.streaks.values()):
-                return checkpoint
-        raise CheckpointError(f"{self._folder}: every checkpoint kept is from after the trouble began")
 
     def remove_after(self, step: int) -> None:
         """Forget what a rollback has undone."""

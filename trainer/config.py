@@ -73,8 +73,6 @@ class FilterConfig(Section):
 
     dynamic_sampling: bool = True
     """Drop groups whose known rewards are all equal: they carry no signal (DAPO, ProRL)."""
-    min_known: Annotated[int, Field(ge=2)] = 2
-    """Groups with fewer known rewards leave; below two there is no spread."""
     max_rounds: Count = 10
     """A step asks for this many times its first prompts; then it trains on what there is (NeMo-RL 10 rounds)."""
     oversample: Annotated[float, Field(ge=1)] = 1.0

@@ -7,7 +7,7 @@ from trainer.policy import copy_weights
 from trainer.prompts import DrawState
 from trainer.run import Run
 from trainer.run_config import RunConfig
-from trainer.triggers import Cause, after_reset, due
+from trainer.triggers import Cause, TriggerState, due
 from trainer.update import make_optimizer
 from trainer.weight_sync import largest_difference
 
@@ -55,7 +55,7 @@ def hard_reset(run: Run, cause: Cause, config: RunConfig) -> None:
         run.optimizer = make_optimizer(run.policy.parameters(), next_config.optimizer)
     run.state = replace(
         run.state,
-        triggers=after_reset(step),
+        triggers=TriggerState(era_start_step=step),
         carry=(),
         best=None,
         draws=DrawState(counts=run.state.draws.counts),  # retired prompts come again

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from trainer.advantage import Rewards, known
+from trainer.advantage import MIN_KNOWN, Rewards, known
 from trainer.config import FilterConfig
 from trainer.types import RolloutGroup
 
@@ -27,7 +27,7 @@ def is_kept(rewards: Rewards, config: FilterConfig) -> bool:
     those without any spread, as NeMo-RL does: exactly the groups whose advantages are all zero.
     """
     values = known(rewards)
-    return len(values) >= config.min_known and (not config.dynamic_sampling or min(values) < max(values))
+    return len(values) >= MIN_KNOWN and (not config.dynamic_sampling or min(values) < max(values))
 
 
 def group_is_kept(group: RolloutGroup, config: FilterConfig) -> bool:

@@ -25,7 +25,6 @@ class Alarm:
     """A decision to act. `message` is the line for the user and the ledger's cause."""
 
     action: Literal["stop", "rollback"]
-    metric: str
     message: str
 
 
@@ -59,7 +58,7 @@ def alarm_for(name: str, value: float, state: GuardState, config: GuardConfig) -
     low, high = ("-inf" if band.min is None else f"{band.min:g}"), ("inf" if band.max is None else f"{band.max:g}")
     message = f"{name} = {value:.4g} outside [{low}, {high}] for {config.patience_steps} steps"
     if config.action == "stop":
-        return Alarm("stop", name, message)
+        return Alarm("stop", message)
     if state.num_rollbacks >= config.max_rollbacks:
-        return Alarm("stop", name, f"{message}, after {state.num_rollbacks} rollbacks")
-    return Alarm("rollback", name, message)
+        return Alarm("stop", f"{message}, after {state.num_rollbacks} rollbacks")
+    return Alarm("rollback", message)

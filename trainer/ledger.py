@@ -49,19 +49,13 @@ class LedgerEvent(Section):
     """UTC, ISO 8601."""
 
 
-class Ledger:
-    """Appends events to `ledger.jsonl`."""
-
-    def __init__(self, run_dir: Path) -> None:
-        self._path = run_dir / LEDGER_FILE
-
-    def append(self, event: LedgerEvent) -> None:
-        """Writes one event and waits until it is on disk."""
-        drop_torn_line(self._path)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(event.model_dump_json() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+def append(run_dir: Path, event: LedgerEvent) -> None:
+    """Writes one event and waits until it is on disk."""
+    drop_torn_line(run_dir / LEDGER_FILE)
+    with (run_dir / LEDGER_FILE).open("a", encoding="utf-8") as file:
+        file.write(event.model_dump_json() + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def drop_torn_line(path: Path) -> None:

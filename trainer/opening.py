@@ -19,7 +19,6 @@ from trainer.engine.choice import make_engine
 from trainer.errors import CheckpointError, ConfigError
 from trainer.files import finish_replacing, folder_atomically
 from trainer.jsonl import read_jsonl, write_atomically
-from trainer.ledger import Ledger
 from trainer.metrics import METRICS_FILE, MetricsWriter
 from trainer.parallel import Ranks
 from trainer.policy import Policy, load_model, load_tokenizer
@@ -131,7 +130,6 @@ def assemble(
         probe=Probe.of(first[:NUM_PROBES], len(tokenizer)),
         data_hash=data.digest(),
         checkpoints=checkpoints,
-        ledger=Ledger(config.run_dir),
         metrics=MetricsWriter(config.run_dir, checkpoint.state.step if checkpoint else -1) if ranks.is_main else None,
         state=RunState(),
         sync_tolerance=config.engine.sync_tolerance or SYNC_TOLERANCES[compute_dtype(config.model, ranks)],

@@ -20,7 +20,9 @@ def act_on(alarm: Alarm, run: Run) -> None:
     if alarm.action == "stop":
         raise GuardError(f"step {run.state.step}: {alarm.message}")
     num_rollbacks = run.state.guards.num_rollbacks  # this one counted, by the guard
-    run.load_checkpoint(run.ranks.on_main(run.checkpoints.load_before_trouble))
+    checkpoint = run.ranks.on_main(lambda: run.checkpoints.load_latest(before_trouble=True))
+    assert checkpoint is not None  # every run begins with one
+    run.load_checkpoint(checkpoint)
     run.state = replace(run.state, guards=replace(run.state.guards, num_rollbacks=num_rollbacks))
     run.note("rollback", alarm.message)
     if run.ranks.is_main:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from trainer.checkpoint import Checkpoint, Checkpoints, Fingerprint
 from trainer.engine.protocol import Engine
 from trainer.errors import CheckpointError
-from trainer.ledger import Ledger, LedgerEvent, read_ledger
+from trainer.ledger import LedgerEvent, append, read_ledger
 from trainer.metrics import MetricsWriter, write_rollouts
 from trainer.parallel import Ranks
 from trainer.policy import Policy, copy_weights
@@ -46,7 +46,6 @@ class Run:
     probe: Probe
     data_hash: str
     checkpoints: Checkpoints
-    ledger: Ledger
     metrics: MetricsWriter | None
     """None on all ranks but the first."""
     state: RunState
@@ -81,20 +80,16 @@ class Run:
         """A line in the ledger; `more` are further fields of a LedgerEvent."""
         if not self.ranks.is_main:
             return
-        self.ledger.append(
-            LedgerEvent.model_validate(
-                {
-                    "event": event,
-                    "step": self.state.step,
-                    "era": self.state.era,
-                    "cause": cause,
-                    "validation": self.state.validation,
-                    "verifier_versions": self.state.verifier_versions,
-                    "reference_hash": self.state.reference_hash,
-                    **more,
-                }
-            )
-        )
+        line = {
+            "event": event,
+            "step": self.state.step,
+            "era": self.state.era,
+            "cause": cause,
+            "validation": self.state.validation,
+            "verifier_versions": self.state.verifier_versions,
+            "reference_hash": self.state.reference_hash,
+        }
+        append(self.config.run_dir, LedgerEvent.model_validate(line | more))
 
     def meet_verifiers(self, versions: Mapping[str, str]) -> None:
         """Remember the verifiers' versions; that one is another than before goes to the ledger."""

@@ -1,7 +1,6 @@
 """What a run remembers between steps, beside the weights and the optimizer. A checkpoint holds all of it."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -37,15 +36,5 @@ class RunState:
     verifier_versions: dict[str, str] = field(default_factory=dict)
 
 
-_ADAPTER = TypeAdapter(RunState)
-
-
-def state_to_json(state: RunState) -> dict[str, Any]:
-    """Floats survive the way through JSON bit for bit."""
-    dumped: dict[str, Any] = _ADAPTER.dump_python(state, mode="json")
-    return dumped
-
-
-def state_from_json(dumped: dict[str, Any]) -> RunState:
-    """Raises pydantic's ValidationError."""
-    return _ADAPTER.validate_python(dumped)
+STATE = TypeAdapter(RunState)
+"""To and from JSON; floats survive it bit for bit."""

@@ -13,7 +13,7 @@ from trainer.evaluate import validate, validation_is_due
 from trainer.guard import watch
 from trainer.measure import Clock, step_metrics, watched
 from trainer.opening import open_run
-from trainer.parallel import Ranks, join_ranks
+from trainer.parallel import join_ranks
 from trainer.progress import Progress
 from trainer.prompts import Sampler
 from trainer.reward import RewardClient
@@ -30,27 +30,23 @@ from trainer.update import configure, update_policy
 def train(config: RunConfig, client: RewardClient, sample: Sampler, progress: Progress) -> Run:
     """Train to the end, or go on where the run directory's last checkpoint stands; on every rank of the run."""
     with join_ranks() as ranks:
-        return train_on(ranks, config, client, sample, progress)
-
-
-def train_on(ranks: Ranks, config: RunConfig, client: RewardClient, sample: Sampler, progress: Progress) -> Run:
-    run = open_run(config, client, sample, ranks)
-    try:
-        if not ranks.on_main(run.checkpoints.steps):
-            begin(run)
-        apply_if_due(run, config.at(run.state.step, run.state.era))
-        if ranks.is_main:
-            progress.begin(run.state, config)
-        while run.state.step < config.num_steps:
-            metrics = train_step(run)
+        run = open_run(config, client, sample, ranks)
+        try:
+            if not ranks.on_main(run.checkpoints.steps):
+                begin(run)
+            apply_if_due(run, config.at(run.state.step, run.state.era))
             if ranks.is_main:
-                progress.show(metrics)
-        if not run.finished:
-            run.note("finish", "all steps done")
-    finally:
-        run.close()
-        progress.close()
-    return run
+                progress.begin(run.state, config)
+            while run.state.step < config.num_steps:
+                metrics = train_step(run)
+                if ranks.is_main:
+                    progress.show(metrics)
+            if not run.finished:
+                run.note("finish", "all steps done")
+        finally:
+            run.close()
+            progress.close()
+        return run
 
 
 def train_step(run: Run) -> dict[str, Any]:

@@ -72,11 +72,6 @@ def observe_validation(state: TriggerState, validation: Validation) -> TriggerSt
     return replace(state, validations=(*state.validations, validation))
 
 
-def after_reset(step: int) -> TriggerState:
-    """The state of a new era that begins after `step`: nothing of the old one is remembered."""
-    return TriggerState(era_start_step=step)
-
-
 def rise_over(window: Sequence[Validation]) -> tuple[float, float]:
     """Rise of the fitted line over the window, and its standard error; see the module's docstring."""
     weights = [1.0 / max(v.error, ERROR_FLOOR) ** 2 for v in window]

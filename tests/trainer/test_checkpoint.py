@@ -15,7 +15,7 @@ from trainer.errors import CheckpointError, ConfigError
 from trainer.guard import GuardState
 from trainer.policy import Policy
 from trainer.prompts import DrawState
-from trainer.state import RunState, state_from_json, state_to_json
+from trainer.state import STATE, RunState
 from trainer.triggers import TriggerState, Validation
 from trainer.types import Prompt
 
@@ -91,7 +91,9 @@ def test_a_checkpoint_without_manifest_is_passed_over(checkpoints: Checkpoints) 
 
 def test_a_rollback_passes_a_damaged_checkpoint_over(checkpoints: Checkpoints) -> None:
     (folder(checkpoints, 6) / "state.json").unlink()
-    assert checkpoints.load_before_trouble().state.step == 4
+    latest = checkpoints.load_latest(before_trouble=True)
+    assert latest is not None
+    assert latest.state.step == 4
 
 
 def test_where_none_is_whole_nothing_is_begun_anew(checkpoints: Checkpoints) -> None:
@@ -117,7 +119,9 @@ def test_while_a_guard_counts_what_came_before_is_kept(
 ) -> None:
     for step in (8, 10, 12):
         save(checkpoints, tokenizer, RunState(step=step, guards=GuardState({"entropy": step - 7})))
-    assert checkpoints.load_before_trouble().state.step == 6
+    latest = checkpoints.load_latest(before_trouble=True)
+    assert latest is not None
+    assert latest.state.step == 6
 
 
 def test_the_state_survives_json_bit_for_bit() -> None:
@@ -130,7 +134,7 @@ def test_the_state_survives_json_bit_for_bit() -> None:
         best=Validation(3, 1 / 3, 0.01),
         validation={"blend": 1 / 3},
     )
-    assert state_from_json(state_to_json(state)) == state
+    assert STATE.validate_python(STATE.dump_python(state, mode="json")) == state
 
 
 def test_the_reference_of_an_era_is_the_one_expected(

@@ -39,10 +39,6 @@ def test_without_dynamic_sampling_only_unknown_rewards_drop_a_group() -> None:
     assert not is_kept(BROKEN, config)
 
 
-def test_min_known() -> None:
-    assert not is_kept([0.0, 1.0, None], FilterConfig(min_known=3))
-
-
 def indices(groups: Iterable[RolloutGroup]) -> tuple[int, ...]:
     return tuple(group.index for group in groups)
 

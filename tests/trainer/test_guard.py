@@ -40,7 +40,7 @@ def test_band(value: float, band: Band, outside: bool) -> None:
 
 def test_stops_after_patience_with_a_clear_line() -> None:
     alarms, _ = run([{"entropy": 0.01}] * 3, guard(entropy={"min": 0.1}))
-    assert alarms == [None, None, Alarm("stop", "entropy", "entropy = 0.01 outside [0.1, inf] for 3 steps")]
+    assert alarms == [None, None, Alarm("stop", "entropy = 0.01 outside [0.1, inf] for 3 steps")]
 
 
 def test_one_good_step_ends_the_streak() -> None:
@@ -57,7 +57,7 @@ def test_an_unmeasured_step_changes_no_streak() -> None:
 
 def test_nan_is_outside_without_any_band() -> None:
     alarms, _ = run([{"grad_norm": math.nan}] * 3, guard())
-    assert alarms[-1] == Alarm("stop", "grad_norm", "grad_norm = nan outside [-inf, inf] for 3 steps")
+    assert alarms[-1] == Alarm("stop", "grad_norm = nan outside [-inf, inf] for 3 steps")
 
 
 @pytest.mark.parametrize(("metric", "value"), [("logprob_mismatch_kl", 0.2), ("reward_error_frac", 0.06)])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from trainer.ledger import Ledger, LedgerEvent, read_ledger
+from trainer.ledger import LedgerEvent, append, read_ledger
 
 
 def event(name: str, step: int, era: int, **more: Any) -> LedgerEvent:
@@ -14,31 +14,29 @@ def event(name: str, step: int, era: int, **more: Any) -> LedgerEvent:
 
 
 def test_events_come_back_in_order(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
     events = [
         event("start", 0, 0, verifier_versions={"math": "1"}, reference_hash="ab12"),
         event("reset", 40, 1, validation={"blend": 0.5, "set/mean": 0.4}, changes={"rollout.group_size": 32}),
         event("finish", 80, 1),
     ]
     for one in events:
-        ledger.append(one)
+        append(tmp_path, one)
     assert read_ledger(tmp_path) == events
 
 
 def test_an_old_line_is_never_touched(tmp_path: Path) -> None:
-    Ledger(tmp_path).append(event("start", 0, 0))
+    append(tmp_path, event("start", 0, 0))
     before = (tmp_path / "ledger.jsonl").read_bytes()
-    Ledger(tmp_path).append(event("resume", 0, 0))
+    append(tmp_path, event("resume", 0, 0))
     assert (tmp_path / "ledger.jsonl").read_bytes().startswith(before)
 
 
 def test_a_torn_line_never_counted(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
-    ledger.append(event("start", 0, 0))
+    append(tmp_path, event("start", 0, 0))
     with (tmp_path / "ledger.jsonl").open("a") as file:
         file.write('{"event": "reset", "st')
     assert [one.event for one in read_ledger(tmp_path)] == ["start"]
-    ledger.append(event("resume", 0, 0))
+    append(tmp_path, event("resume", 0, 0))
     assert [one.event for one in read_ledger(tmp_path)] == ["start", "resume"]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from trainer.ledger import Ledger, LedgerEvent
+from trainer.ledger import LedgerEvent, append
 from trainer.lineage import Era, label, lineage, lineage_tree
 
 
@@ -70,10 +70,9 @@ def test_no_start_no_tree() -> None:
 
 
 def test_the_printed_tree(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
-    ledger.append(event("start", 0, 0, cause="branch", blend=0.214, parent="runs/a era 2 step 400"))
-    ledger.append(event("reset", 40, 1, cause="schedule", blend=0.412, reference_hash="0123456789abcdef"))
-    ledger.append(event("finish", 80, 1, blend=0.518))
+    append(tmp_path, event("start", 0, 0, cause="branch", blend=0.214, parent="runs/a era 2 step 400"))
+    append(tmp_path, event("reset", 40, 1, cause="schedule", blend=0.412, reference_hash="0123456789abcdef"))
+    append(tmp_path, event("finish", 80, 1, blend=0.518))
     out = io.StringIO()
     Console(file=out, width=200).print(lineage_tree(tmp_path))
     lines = [line.rstrip() for line in out.getvalue().splitlines()]

@@ -10,7 +10,7 @@ import pytest
 
 from trainer.curves import CHARTS, smoothed
 from trainer.errors import ConfigError
-from trainer.ledger import Ledger, LedgerEvent
+from trainer.ledger import LedgerEvent, append
 from trainer.metrics import STEP_FIELDS
 from trainer.report import evenly, history_of, sample_rollouts, write_report
 
@@ -41,12 +41,12 @@ def write_rollouts(run_dir: Path, step: int, text: str, num_groups: int = 1) -> 
 
 
 def write_run(run_dir: Path) -> None:
-    ledger = Ledger(run_dir)
     versions = {"math": "3"}
-    ledger.append(
-        LedgerEvent(event="start", step=0, era=0, cause="new", validation={"blend": 0.2}, verifier_versions=versions)
+    append(
+        run_dir,
+        LedgerEvent(event="start", step=0, era=0, cause="new", validation={"blend": 0.2}, verifier_versions=versions),
     )
-    ledger.append(LedgerEvent(event="reset", step=2, era=1, cause="kl_ceiling", validation={"blend": 0.4}))
+    append(run_dir, LedgerEvent(event="reset", step=2, era=1, cause="kl_ceiling", validation={"blend": 0.4}))
     domains = {"math": {"reward_mean": 0.3}, "code": {"reward_mean": None}}
     records = [record(1, domains=domains), record(2, validation=validation(0.4)), record(3, 1), record(4, 1)]
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))

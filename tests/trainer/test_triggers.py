@@ -12,7 +12,6 @@ from trainer.triggers import (
     Cause,
     TriggerState,
     Validation,
-    after_reset,
     due,
     observe_step,
     observe_validation,
@@ -40,7 +39,7 @@ def test_file_acts_at_once() -> None:
 
 def test_schedule_counts_from_the_eras_start() -> None:
     config = config_with(every_steps=40)
-    state = after_reset(40)
+    state = TriggerState(era_start_step=40)
     assert due(state, 79, False, config) is None
     assert due(state, 80, False, config) is Cause.SCHEDULE
 
@@ -113,7 +112,7 @@ def test_plateau_needs_a_full_window_of_this_era() -> None:
     assert due(state, 40, False, config) is None
     full = observe_validation(state, Validation(30, 0.5, 0.01))
     assert due(full, 40, False, config) is Cause.PLATEAU
-    assert due(after_reset(40), 80, False, config) is None
+    assert due(TriggerState(era_start_step=40), 80, False, config) is None
 
 
 def test_only_the_last_validations_count() -> None:
