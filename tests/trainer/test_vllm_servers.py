@@ -335,6 +335,24 @@ def test_an_own_server_that_ended_is_started_again_and_ends_with_the_engine(
     assert second.poll() is not None
 
 
+def test_an_own_server_that_hangs_is_started_again(tmp_path: Path, stubs: list[StubVllm]) -> None:
+    """Its process lives, so it would be waited for with every push."""
+    server = own(tmp_path, "import time; time.sleep(600)", stubs[0].url)
+    engine = engine_of([server, Server(stubs[1].url)])
+    engine.push(WEIGHTS, 0)
+    first = server.process
+    assert first is not None
+    stubs[0].dies_at = 0
+    assert tokens(rolled(engine)) == EXPECTED
+    stubs[0].dies_at = None
+    stubs[0].statuses.clear()
+    engine.push(WEIGHTS, 1)
+    assert first.poll() is not None
+    assert server.process is not first
+    assert server.weights is not None
+    engine.close()
+
+
 def test_an_own_server_started_again_in_a_rollout_outlives_it(tmp_path: Path, stubs: list[StubVllm]) -> None:
     """It ends with the thread it was started from: the kernel means the thread where it says parent."""
     server = own(tmp_path, "import time; time.sleep(600)", stubs[0].url)

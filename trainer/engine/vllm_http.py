@@ -172,32 +172,38 @@ class _Asking:
         failures = 0
         while True:
             server = self._choose(ticket.request.index)
+            given = server.weights
             server.num_running += 1
             try:
-                answer = await self._ask(server, body)
+                answer = await self._ask(server, given, body)
             except httpx.TransportError as error:
                 failures += 1  # a connection may break by itself once or twice
                 if failures > MAX_FAILURES or not await asyncio.to_thread(server.is_healthy):
-                    self._servers.lose(server, type(error).__name__)
+                    self._lose(server, given, type(error).__name__)
                 continue
             finally:
                 server.num_running -= 1
             if answer.status_code >= 500:
-                self._servers.lose(server, f"HTTP {answer.status_code}")
+                self._lose(server, given, f"HTTP {answer.status_code}")
             elif answer.is_error:
                 raise EngineError(f"vLLM server {server.url} refuses a completion: {answer.text[:200]}")
             elif (rollout := self._read(answer.json()["choices"][0])) is not None:
                 self._done.put_nowait((ticket, rollout))
                 return
-            elif await asyncio.to_thread(server.weights_it_has) != server.weights:
-                self._servers.lose(server, "it was started anew and has other weights")
+            elif await asyncio.to_thread(server.weights_it_has) != given:
+                self._lose(server, given, "it was started anew and has other weights")
 
-    async def _ask(self, server: Server, body: dict[str, Any]) -> httpx.Response:
+    def _lose(self, server: Server, given: str | None, reason: str) -> None:
+        """Unless it has been given other weights since it failed."""
+        if server.weights == given:
+            self._servers.lose(server, reason)
+
+    async def _ask(self, server: Server, given: str | None, body: dict[str, Any]) -> httpx.Response:
         """Raises httpx.TransportError, also for a server that was lost meanwhile: a hanging one says nothing."""
         asking = asyncio.ensure_future(self._client.post(server.url + ROUTE, json=body))
         try:
             while not (await asyncio.wait({asking}, timeout=1.0))[0]:
-                if server.weights is None:
+                if server.weights != given:
                     raise httpx.ReadTimeout("lost")
             return asking.result()
         finally:

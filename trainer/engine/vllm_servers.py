@@ -78,7 +78,7 @@ class Server:
         if not self.command or (self.process is not None and self.process.poll() is None):
             return
         assert self.log is not None
-        self._sweep()
+        self.kill()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
@@ -93,15 +93,13 @@ class Server:
     def stop(self) -> None:
         if self.process is not None:
             self.process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(30)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-            self._sweep()
+            self.kill()
+            self.process.wait()
 
-    def _sweep(self) -> None:
-        """End what a server that was killed left behind: its engine, which would keep the device's memory."""
+    def kill(self) -> None:
+        """With what a server leaves behind when it is killed: its engine, which would keep the device's memory."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -122,9 +120,10 @@ class Servers:
         return [server for server in self.all if server.weights is not None]
 
     def lose(self, server: Server, reason: str) -> None:
-        """It serves nothing until it has been given weights again."""
+        """It serves nothing until it has been given weights again. An own one is started again before that."""
         if server.weights is not None:
             logger.warning("vLLM server %s is lost: %s", server.url, reason)
+            server.kill()  # it may hang
         server.weights, server.checked = None, False
 
     def keep(self, servers: Sequence[Server], reason: str) -> None:

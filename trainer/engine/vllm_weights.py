@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -23,22 +23,8 @@ CHUNK_BYTES = 2**30
 Weights = list[tuple[str, torch.Tensor]]
 
 
-class Channel(Protocol):
-    """How bytes get into a server."""
-
-    backend: str
-
-    def join(self, servers: Sequence[Server]) -> None:
-        """Connect to these and to no others. Raises EngineError."""
-        ...
-
-    def send(self, weights: Weights, servers: Sequence[Server]) -> list[Server]:
-        """The servers that took them. Raises EngineError where the loss of one leaves the others without."""
-        ...
-
-
 def transfer(
-    weights: Iterable[tuple[str, torch.Tensor]], servers: Sequence[Server], channel: Channel, name: str
+    weights: Iterable[tuple[str, torch.Tensor]], servers: Sequence[Server], channel: "Channel", name: str
 ) -> list[Server]:
     """Servers that have the weights now and say so by `name` with every completion; requests under way wait."""
     servers = on_all(servers, lambda s: s.post("/pause?mode=keep"))
@@ -88,6 +74,7 @@ class FilesChannel:
         """Nothing to connect."""
 
     def send(self, weights: Weights, servers: Sequence[Server]) -> list[Server]:
+        """The servers that took them."""
         folder = Path(tempfile.mkdtemp(prefix="weights-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
         try:
             path = folder / "chunk.safetensors"
@@ -108,6 +95,7 @@ class NcclChannel:
         self._group: Any = None
 
     def join(self, servers: Sequence[Server]) -> None:
+        """Connect to these and to no others. Raises EngineError."""
         # A server that was started anew is no member any more, though its address is the same.
         if self._members == list(servers) and all(s.weights and s.weights_it_has() == s.weights for s in servers):
             return
@@ -141,6 +129,7 @@ class NcclChannel:
         return PyNcclCommunicator(group, device=self._device)
 
     def send(self, weights: Weights, servers: Sequence[Server]) -> list[Server]:
+        """All of them took the weights. Raises EngineError: the loss of one leaves the others without."""
         if list(servers) != self._members:
             raise EngineError("a vLLM server was lost while it was given weights")
         tensors = [tensor.to(self._device).contiguous() for _, tensor in weights]
@@ -159,6 +148,9 @@ class NcclChannel:
             for tensor in tensors:
                 self._group.broadcast(tensor, src=0, stream=torch.cuda.current_stream())
             torch.cuda.current_stream().synchronize()
+
+
+Channel = FilesChannel | NcclChannel
 
 
 def begin(function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
