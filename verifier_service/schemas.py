@@ -8,7 +8,7 @@ Imports without FastAPI, Redis or SymPy, so that any trainer can use it. All typ
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 
 class Wire(BaseModel):
@@ -16,6 +16,16 @@ class Wire(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+
+def _not_text(value: Any) -> Any:
+    if isinstance(value, str | bool):
+        raise ValueError("Input should be a number")
+    return value
+
+
+# Pydantic alone would take "5" and true for numbers.
+Number = Annotated[float, BeforeValidator(_not_text)]
+Whole = Annotated[int, BeforeValidator(_not_text)]
 
 Thinking = Literal["strip", "require", "keep"]
 
@@ -31,15 +41,20 @@ class Task(Wire):
 NonEmptyText = Annotated[str, Field(min_length=1)]
 
 
-class MathTask(Task):
-    kind: Literal["math"] = "math"
+class AnswerTask(Task):
+    """A task whose answer is compared with one that is given."""
+
     ground_truth: NonEmptyText | Annotated[list[NonEmptyText], Field(min_length=1)]
     """LaTeX or plain; a list names several accepted answers."""
-    extract: Literal["boxed", "any"] = "boxed"
 
     @property
     def golds(self) -> tuple[str, ...]:
         return (self.ground_truth,) if isinstance(self.ground_truth, str) else tuple(self.ground_truth)
+
+
+class MathTask(AnswerTask):
+    kind: Literal["math"] = "math"
+    extract: Literal["boxed", "any"] = "boxed"
 
 
 class StdinTest(Wire):
@@ -74,14 +89,14 @@ class CodeTask(Task):
     entry_point: str | None = None
     """A function, or a method of a class `Solution`; call tests need it."""
     scoring: Literal["fraction", "all"] = "fraction"
-    time_limit_s: Annotated[float, Field(gt=0, le=600)] = 5.0
+    time_limit_s: Annotated[Number, Field(gt=0, le=600)] = 5.0
     """CPU seconds a test."""
-    total_time_limit_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    total_time_limit_s: Annotated[Number, Field(gt=0, le=3600)] = 5.0
     """CPU seconds of all tests together, compilation apart."""
     on_total_timeout: Literal["zero", "passed_so_far"] = "zero"
-    memory_limit_mb: Annotated[int, Field(ge=16, le=65536)] = 512
+    memory_limit_mb: Annotated[Whole, Field(ge=16, le=65536)] = 512
     checker: Checker | None = None
-    float_tolerance: Annotated[float, Field(ge=0)] | None = None
+    float_tolerance: Annotated[Number, Field(ge=0)] | None = None
     """Numeric tolerance of stdin tests, absolute or relative; none unless declared."""
 
     @model_validator(mode="after")
@@ -95,18 +110,13 @@ class CodeTask(Task):
         return self
 
 
-class StemTask(Task):
+class StemTask(AnswerTask):
     kind: Literal["stem"] = "stem"
-    ground_truth: NonEmptyText | Annotated[list[NonEmptyText], Field(min_length=1)]
     answer_type: Literal["auto", "choice", "number", "expression", "formula", "text"] = "auto"
     choices: Annotated[list[NonEmptyText], Field(min_length=2, max_length=26)] | None = None
     """Texts of the options, A first."""
-    rel_tol: Annotated[float, Field(ge=0, lt=1)] | None = None
-    abs_tol: Annotated[float, Field(ge=0)] | None = None
-
-    @property
-    def golds(self) -> tuple[str, ...]:
-        return (self.ground_truth,) if isinstance(self.ground_truth, str) else tuple(self.ground_truth)
+    rel_tol: Annotated[Number, Field(ge=0, lt=1)] | None = None
+    abs_tol: Annotated[Number, Field(ge=0)] | None = None
 
 
 class LogicEntry(Wire):
@@ -122,8 +132,8 @@ class LogicTask(Task):
     dataset: NonEmptyText
     """A name registered in the installed Reasoning Gym."""
     entry: LogicEntry | None = None
-    seed: int | None = None
-    index: Annotated[int, Field(ge=0)] | None = None
+    seed: Whole | None = None
+    index: Annotated[Whole, Field(ge=0)] | None = None
     config: dict[str, JsonValue] | None = None
     """The data set's own config, without `seed` and `size`."""
     reward_mode: Literal["library", "strict"] = "library"
@@ -173,7 +183,7 @@ class Item(Wire):
 class ScoreRequest(Wire):
     request_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """Idempotency key: with the same body never graded twice, with another body refused (409)."""
-    deadline_s: Annotated[float, Field(gt=0, le=86400)] = 300.0
+    deadline_s: Annotated[Number, Field(gt=0, le=86400)] = 300.0
     """Ends the waiting of what was never dispatched to a grader."""
     items: Annotated[list[Item], Field(min_length=1)]
 
@@ -244,8 +254,8 @@ class JobState(Wire):
 class SampleRequest(Wire):
     kind: Literal["logic"] = "logic"
     dataset: NonEmptyText
-    seed: int = 0
-    count: Annotated[int, Field(ge=1, le=10_000)] = 1
+    seed: Whole = 0
+    count: Annotated[Whole, Field(ge=1, le=10_000)] = 1
     config: dict[str, JsonValue] = {}
 
 

@@ -102,6 +102,15 @@ def test_odd_completions_get_a_verdict(http: httpx.Client, completion: str) -> N
             b'{"deadline_s": 0, "items": [{"task": {"kind": "echo", "want": "x"}, "completions": ["x"]}]}',
             ["deadline_s"],
         ),
+        (
+            b'{"deadline_s": "5", "items": [{"task": {"kind": "echo", "want": "x"}, "completions": ["x"]}]}',
+            ["deadline_s"],
+        ),
+        (
+            b'{"items": [{"task": {"kind": "logic", "dataset": "chain_sum", "seed": true, "index": 0},'
+            b' "completions": ["x"]}]}',
+            ["items", 0, "task", "seed"],
+        ),
         (b'{"unknown": 1, "items": [{"task": {"kind": "echo", "want": "x"}, "completions": ["x"]}]}', ["unknown"]),
         (
             b'{"items": [{"task": {"kind": "instruction", "instructions": [{"id": "nope"}]}, "completions": ["x"]}]}',
