@@ -29,7 +29,8 @@ access_log = logging.getLogger("verifier_service.access")
 
 OPEN_ROUTES = frozenset({"/healthz", "/readyz"})
 """Everything else needs a key where keys are configured."""
-CONNECT_TIMEOUT_S = 3.0
+CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 3.0, 10.0
+"""Of Redis. A partition that resets nothing shows only by silence; `jobs.LISTEN_S` of it are nothing unusual."""
 MAX_CONNECTIONS, POOL_TIMEOUT_S = 128, 20.0
 
 
@@ -41,12 +42,11 @@ def create_app(settings: Settings, redis_url: str) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         set_up("verifier-api")
-        # No socket timeout: the listener blocks; a dead peer is found by TCP keep-alive and the health check.
         pool = BlockingConnectionPool.from_url(
             redis_url,
             max_connections=MAX_CONNECTIONS,
             timeout=POOL_TIMEOUT_S,
-            socket_timeout=None,
+            socket_timeout=ANSWER_TIMEOUT_S,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             health_check_interval=30,
         )

@@ -129,23 +129,21 @@ class Batch:
         return None not in self.verdicts[slot.start : slot.start + slot.count]
 
     def item_json(self, slot: Slot, default_id: str | None = None) -> bytes:
-        """One `ScoredItem`."""
-        verdicts = b",".join(v for v in self.verdicts[slot.start : slot.start + slot.count] if v is not None)
-        return (
-            b'{"id":'
-            + _json_string(default_id if slot.item_id is None else slot.item_id)
-            + b',"verdicts":['
-            + verdicts
-            + b"]}"
-        )
+        """One `ScoredItem`; what a batch that came to its end without a verdict lacks is an `error` that says so."""
+        verdicts = self.verdicts[slot.start : slot.start + slot.count]
+        if None in verdicts:
+            reason = "cancelled" if self.cancelled else "queue"
+            lacking = cannot_judge(slot.kind, slot.version, reason).model_dump_json().encode()
+            verdicts = [verdict or lacking for verdict in verdicts]
+        item_id = dump(default_id if slot.item_id is None else slot.item_id)
+        return b'{"id":' + item_id + b',"verdicts":[' + b",".join(filter(None, verdicts)) + b"]}"
 
     def items_json(self) -> bytes:
         return b"[" + b",".join(self.item_json(slot) for slot in self.layout.slots) + b"]"
 
     def response_json(self) -> bytes:
         """The `ScoreResponse`."""
-        request_id = _json_string(self.layout.request_id)
-        return b'{"request_id":' + request_id + b',"items":' + self.items_json() + b"}"
+        return b'{"request_id":' + dump(self.layout.request_id) + b',"items":' + self.items_json() + b"}"
 
 
 def slots_of(items: Sequence[Item], versions: Sequence[str]) -> Iterator[Slot]:
@@ -153,7 +151,3 @@ def slots_of(items: Sequence[Item], versions: Sequence[str]) -> Iterator[Slot]:
     for item, version in zip(items, versions, strict=True):
         yield Slot(item.id, start, len(item.completions), str(item.task["kind"]), version)
         start += len(item.completions)
-
-
-def _json_string(text: str | None) -> bytes:
-    return dump(text)

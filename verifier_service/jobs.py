@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 1.0
 """How often a batch that is not answered yet is compared with the truth in Redis."""
+LISTEN_S = 5
+"""How long the listener lets Redis wait for a result; below the time after which an answer of Redis is given up."""
 BACKLOG_S = 0.001
 """A reply that came so fast was waiting already, and others may wait behind it."""
 JOIN_TRIES, JOIN_PAUSE_S = 10, 0.1
@@ -225,7 +227,7 @@ class Jobs:
         while True:
             try:
                 asked_at = time.monotonic()
-                popped: Any = await self._redis.blpop(keys, timeout=5)
+                popped: Any = await self._redis.blpop(keys, timeout=LISTEN_S)
                 if popped is None:
                     continue
                 key, message = popped

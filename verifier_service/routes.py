@@ -194,11 +194,9 @@ async def _stream(service: Service, batch: Batch) -> AsyncIterator[bytes]:
     open_slots = list(enumerate(batch.layout.slots))
     try:
         while open_slots:
-            for index, slot in [(i, slot) for i, slot in open_slots if batch.is_complete(slot)]:
+            for index, slot in [(i, slot) for i, slot in open_slots if batch.settled() or batch.is_complete(slot)]:
                 yield batch.item_json(slot, default_id=str(index)) + b"\n"
                 open_slots.remove((index, slot))
-            if batch.settled() and not batch.finished:
-                return
             if open_slots:
                 await batch.change()
     finally:

@@ -30,6 +30,7 @@ SHARED_REASONS: Mapping[str, str] = {
     "sandbox": "error: the sandbox is unavailable on this worker",
     "deadline": "error: the deadline passed before the item was dispatched to a grader",
     "queue": "error: the queue lost the item",
+    "cancelled": "error: the job was cancelled while its verdicts were streamed",
     "ground_truth": "error: the ground truth cannot be used",
 }
 

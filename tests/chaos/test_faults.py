@@ -191,6 +191,20 @@ def test_a_slow_redis(cluster: Cluster) -> None:
             connection.execute_command("CLIENT", "PAUSE", 1500, "ALL")
 
 
+def test_a_redis_that_says_nothing_is_503(cluster: Cluster) -> None:
+    """Stopped, it takes connections and answers none, as behind a partition that resets nothing."""
+    silent = psutil.Process(cluster.parts["redis"].pid)
+    with Load(cluster).running():
+        time.sleep(0.5)
+        silent.suspend()
+        try:
+            refused = httpx.post(cluster.url + SCORE, json={"items": [echo_item("yes")]}, timeout=120)
+        finally:
+            silent.resume()
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"]
+
+
 def test_a_full_redis_refuses_and_recovers(cluster: Cluster) -> None:
     with cluster.redis() as connection:
         connection.config_set("maxmemory", connection.info("memory")["used_memory"] + 200_000)

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from tests.verifier_service.service_process import ServiceProcess, echo_item, running_service
-from verifier_service.schemas import JobState, ScoreResponse
+from verifier_service.schemas import JobState, ScoredItem, ScoreResponse
 
 SCORE = "/v1/score"
 
@@ -145,6 +145,20 @@ def test_a_cancelled_job_stops_costing(http: httpx.Client, tmp_path: Path) -> No
     assert verdicts(http.post(SCORE, json={"items": [echo_item("yes", kind="echo_code")]})) == [("correct", "equal")]
     assert len(judged(tmp_path / "log")) == started
     assert http.get(f"/v1/jobs/{job_id}").json()["status"] == "cancelled"
+
+
+def test_a_stream_whose_job_is_cancelled_has_a_verdict_for_every_completion(http: httpx.Client, tmp_path: Path) -> None:
+    items = [echo_item("sleep 1 a", f"sleep 1 {number}", kind="echo_code") for number in range(10)]
+    body = {"request_id": str(tmp_path), "items": [echo_item("yes"), *items]}
+    with http.stream("POST", SCORE, json=body, headers={"Accept": "application/x-ndjson"}) as response:
+        lines = response.iter_lines()
+        first = next(lines)
+        job_id = http.post("/v1/jobs", json=body).json()["job_id"]
+        assert http.delete(f"/v1/jobs/{job_id}").json()["status"] == "cancelled"
+        streamed = [ScoredItem.model_validate_json(line) for line in (first, *lines)]
+    assert {item.id: len(item.verdicts) for item in streamed} == {"0": 1} | {str(index): 2 for index in range(1, 11)}
+    last = streamed[-1].verdicts[-1]
+    assert (last.outcome, last.reward, last.reason) == ("error", None, "cancelled")
 
 
 def test_a_cancelled_request_that_is_sent_again_runs_to_its_end(http: httpx.Client, tmp_path: Path) -> None:
