@@ -10,8 +10,10 @@ Lines land in the memory file the moment they are judged, so that a killed grade
 """
 
 import os
+import select
 import signal
 import socket
+import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,14 +21,16 @@ from typing import Protocol
 
 from pydantic_core import from_json
 
+from sandbox.frames import read_frame, write_frame
 from verifier_service.chunks import decode_body, dump
-from verifier_service.frames import LENGTH, receive_frame, receive_rest, send_frame
 from verifier_service.grading import Answer, judge_answer, read
 from verifier_service.process import die_with_parent, tree_cpu_s, usage
 from verifier_service.schemas import Verdict
 from verifier_service.tools import WorkerTools
 
 TICK_S = 0.25
+STALLED_S = 10
+"""A grader that stops within a message for so long is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +119,12 @@ class Grader:
                 ours.close()
                 _become_grader(worker_pid)
                 self._after_fork()
-                serve(theirs, self._memory_fd)
+                serve(theirs.fileno(), self._memory_fd)
             finally:
                 os._exit(0)
         theirs.close()
+        for direction in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            ours.setsockopt(socket.SOL_SOCKET, direction, struct.pack("ll", STALLED_S, 0))
         self._sock = ours
         self._counted_cpu_s = 0.0
 
@@ -167,39 +173,34 @@ class Grader:
 
     def _converse(self, body: bytes, limits: GraderLimits, lookup: Lookup | None, on_tick: Callable[[], None]) -> None:
         assert self._sock is not None
-        self._sock.settimeout(10.0)
-        send_frame(self._sock, (b"s" if lookup else b"-") + body)
+        talk = self._sock.fileno()
+        write_frame(talk, (b"s" if lookup else b"-") + body)
         if lookup is not None:
             known = lookup.look(from_json(self._answer(limits, on_tick)))
-            send_frame(self._sock, dump([known.verdicts, known.busy]))
+            write_frame(talk, dump([known.verdicts, known.busy]))
             if known.busy:
                 self._answer(limits, on_tick)
                 later = lookup.wait(known.busy, self._progress()[0], on_tick)
-                send_frame(self._sock, dump([later.verdicts, []]))
+                write_frame(talk, dump([later.verdicts, []]))
         self._answer(limits, on_tick)
 
     def _answer(self, limits: GraderLimits, on_tick: Callable[[], None]) -> bytes:
         """The next frame of the grader, watched over while it works."""
         assert self._sock is not None
         size, since, cpu_then = -1, 0.0, 0.0
-        self._sock.settimeout(TICK_S)
-        while True:
-            try:
-                first = self._sock.recv(LENGTH.size)
-            except TimeoutError:
-                on_tick()
-                now_size, used = os.fstat(self._memory_fd).st_size, usage(self._pid)
-                if now_size != size:
-                    size, since, cpu_then = now_size, time.monotonic(), used.cpu_s
-                elif time.monotonic() - since > limits.wall_s or used.cpu_s - cpu_then > limits.cpu_s:
-                    raise GraderLimit("time limit of the grader") from None
-                if used.memory_bytes > limits.memory_bytes:
-                    raise GraderLimit("memory limit of the grader") from None
-                continue
-            if not first:
-                raise ConnectionResetError("the grader died")
-            self._sock.settimeout(10.0)
-            return receive_rest(self._sock, first)
+        while not select.select([self._sock], [], [], TICK_S)[0]:
+            on_tick()
+            now_size, used = os.fstat(self._memory_fd).st_size, usage(self._pid)
+            if now_size != size:
+                size, since, cpu_then = now_size, time.monotonic(), used.cpu_s
+            elif time.monotonic() - since > limits.wall_s or used.cpu_s - cpu_then > limits.cpu_s:
+                raise GraderLimit("time limit of the grader")
+            if used.memory_bytes > limits.memory_bytes:
+                raise GraderLimit("memory limit of the grader")
+        frame = read_frame(self._sock.fileno())
+        if frame is None:
+            raise ConnectionResetError("the grader died")
+        return frame
 
     def _progress(self) -> tuple[list[Line], int | None]:
         """The finished lines, and the completion begun but not finished."""
@@ -225,27 +226,27 @@ def _become_grader(worker_pid: int) -> None:
     die_with_parent(signal.SIGKILL, worker_pid)
 
 
-def serve(sock: socket.socket, memory_fd: int) -> None:
-    """The grader's own loop: chunks in, verdicts out, until the worker hangs up."""
+def serve(talk: int, memory_fd: int) -> None:
+    """The grader's own loop: chunks in, verdicts out, until the worker hangs up. `talk`: our end of the socket."""
     tools = WorkerTools()
     try:
-        while (frame := receive_frame(sock)) is not None:
+        while (frame := read_frame(talk)) is not None:
             answers = read(decode_body(frame[1:]))
-            known, busy = _ask(sock, answers) if frame[:1] == b"s" else ({}, set())
+            known, busy = _ask(talk, answers) if frame[:1] == b"s" else ({}, set())
             later = _judge_all(list(enumerate(answers)), known, busy, tools, memory_fd)
             if later:
-                send_frame(sock, b"")
-                known |= from_json(receive_frame(sock) or b"[{}]")[0]
+                write_frame(talk, b"")
+                known |= from_json(read_frame(talk) or b"[{}]")[0]
                 _judge_all(later, known, set(), tools, memory_fd)
-            send_frame(sock, b"")
+            write_frame(talk, b"")
     finally:
         tools.close()
 
 
-def _ask(sock: socket.socket, answers: Sequence[Answer]) -> tuple[dict[str, str], set[str]]:
+def _ask(talk: int, answers: Sequence[Answer]) -> tuple[dict[str, str], set[str]]:
     keys = list(dict.fromkeys(answer.key for answer in answers if answer.key))
-    send_frame(sock, dump(keys))
-    known, busy = from_json(receive_frame(sock) or b"[{},[]]")
+    write_frame(talk, dump(keys))
+    known, busy = from_json(read_frame(talk) or b"[{},[]]")
     return known, set(busy)
 
 
