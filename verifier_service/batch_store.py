@@ -131,7 +131,7 @@ class BatchStore:
         """Whether any of its chunks is with a worker."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for chunk in batch.layout.chunks:
-                pipe.hexists(lanes.record_key(chunk.chunk_id), "attempts")
+                pipe.hexists(lanes.keys_of(chunk.chunk_id).record, "attempts")
             return any(await pipe.execute())
 
     async def take_back(self, batch: Batch, *, even_running: bool) -> list[int]:
@@ -141,7 +141,7 @@ class BatchStore:
         for chunk, positions in batch.open_chunks():
             alone = [lanes.alone_id(chunk.chunk_id, position) for position in positions] if even_running else []
             for chunk_id in (chunk.chunk_id, *alone):
-                if await self._withdraw(lanes.withdraw_keys(chunk_id), [chunk_id, int(even_running)]):
+                if await self._withdraw(lanes.keys_of(chunk_id), [chunk_id, int(even_running)]):
                     withdrawn += positions
         return withdrawn
 
@@ -164,7 +164,7 @@ class BatchStore:
         async with self._redis.pipeline(transaction=False) as pipe:
             for chunk, positions in parts:
                 alone = [lanes.alone_id(chunk.chunk_id, position) for position in positions]
-                pipe.exists(*(lanes.record_key(chunk_id) for chunk_id in (chunk.chunk_id, *alone)))
+                pipe.exists(*(lanes.keys_of(chunk_id).record for chunk_id in (chunk.chunk_id, *alone)))
             known = await pipe.execute()
         lost = {chunk.chunk_id for (chunk, _positions), count in zip(parts, known, strict=True) if count == 0}
         if lost:

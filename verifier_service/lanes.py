@@ -4,7 +4,7 @@ A chunk's id starts with its lane (`code-<job>-3`), and every key of a lane star
 or `rq:job:<lane>-`, so that a Redis ACL can hold a lane's workers to their own keys.
 """
 
-from typing import Final, Literal, cast
+from typing import Final, Literal, NamedTuple, cast
 
 Lane = Literal["light", "code", "slow"]
 LANES: Final[tuple[Lane, ...]] = ("light", "code", "slow")
@@ -26,20 +26,8 @@ def workers_key(lane: str) -> str:
     return f"rq:workers:{lane}"
 
 
-def record_key(chunk_id: str) -> str:
-    return f"rq:job:{chunk_id}"
-
-
 def lane_of(chunk_id: str) -> Lane:
     return cast(Lane, chunk_id.partition("-")[0])
-
-
-def payload_key(chunk_id: str) -> str:
-    return f"verifier:{lane_of(chunk_id)}:payload:{chunk_id}"
-
-
-def lease_key(chunk_id: str) -> str:
-    return f"verifier:{lane_of(chunk_id)}:lease:{chunk_id}"
 
 
 def results_key(lane: str, job_id: str) -> str:
@@ -72,8 +60,23 @@ def alone_id(chunk_id: str, position: int) -> str:
     return f"{alone_lane(lane_of(chunk_id))}-{job_id}-alone{position}"
 
 
-# KEYS record, payload, lease, held; ARGV chunk id, worker, lease ms, ttl s. Returns attempts, payload and record,
-# nil if gone.
+class ChunkKeys(NamedTuple):
+    """Keys of one chunk. Every script below gets them in this order."""
+
+    record: str
+    payload: str
+    lease: str
+    held: str
+    queue: str
+
+
+def keys_of(chunk_id: str) -> ChunkKeys:
+    lane = lane_of(chunk_id)
+    payload, lease = (f"verifier:{lane}:{name}:{chunk_id}" for name in ("payload", "lease"))
+    return ChunkKeys(f"rq:job:{chunk_id}", payload, lease, held_key(lane), queue_key(lane))
+
+
+# ARGV chunk id, worker, lease ms, ttl s. Returns attempts, payload and record, nil if gone.
 CLAIM = """
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('LREM', KEYS[4], 1, ARGV[1])
@@ -86,72 +89,45 @@ local attempts = redis.call('HINCRBY', KEYS[1], 'attempts', 1)
 return {attempts, redis.call('GET', KEYS[2]), redis.call('HGETALL', KEYS[1])}
 """
 
-# KEYS record, lease; ARGV worker, lease ms. Returns 1 while the chunk is wanted and still this worker's.
+# ARGV worker, lease ms. Returns 1 while the chunk is wanted and still this worker's.
 RENEW = """
-local holder = redis.call('GET', KEYS[2])
+local holder = redis.call('GET', KEYS[3])
 if redis.call('EXISTS', KEYS[1]) == 0 or (holder and holder ~= ARGV[1]) then return 0 end
-redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[2])
 return 1
 """
 
-# KEYS record, held, payload, lease, results, reply, stats; ARGV chunk id, message, results ttl s, completions.
+# Further KEYS results, reply, stats; ARGV chunk id, message, results ttl s.
 # The first to finish a chunk is heard, whoever else held it is not; one whose record is gone was cancelled.
 FINISH = """
-redis.call('LREM', KEYS[2], 1, ARGV[1])
-redis.call('DEL', KEYS[3], KEYS[4])
+redis.call('LREM', KEYS[4], 1, ARGV[1])
+redis.call('DEL', KEYS[2], KEYS[3])
 if redis.call('DEL', KEYS[1]) == 0 then return 0 end
-redis.call('HSET', KEYS[5], ARGV[1], ARGV[2])
-redis.call('EXPIRE', KEYS[5], ARGV[3])
-redis.call('RPUSH', KEYS[6], ARGV[2])
-redis.call('EXPIRE', KEYS[6], 60)
-redis.call('HINCRBY', KEYS[7], 'completions', ARGV[4])
-redis.call('HINCRBY', KEYS[7], 'chunks', 1)
-redis.call('EXPIRE', KEYS[7], 86400)
+redis.call('HSET', KEYS[6], ARGV[1], ARGV[2])
+redis.call('EXPIRE', KEYS[6], ARGV[3])
+redis.call('RPUSH', KEYS[7], ARGV[2])
+redis.call('EXPIRE', KEYS[7], 60)
+redis.call('HINCRBY', KEYS[8], 'chunks', 1)
+redis.call('EXPIRE', KEYS[8], 86400)
 return 1
 """
 
-# KEYS held, queue, lease, record; ARGV chunk id, dead worker or ''. Gives a chunk that nobody holds back to the queue.
+# ARGV chunk id, dead worker or ''. Gives a chunk that nobody holds back to the queue.
 RECOVER = """
 local holder = redis.call('GET', KEYS[3])
 if holder and holder ~= ARGV[2] then return 0 end
-if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
+if redis.call('LREM', KEYS[4], 1, ARGV[1]) == 0 then return 0 end
 redis.call('DEL', KEYS[3])
-if redis.call('EXISTS', KEYS[4]) == 0 then return 0 end
-redis.call('LPUSH', KEYS[2], ARGV[1])
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('LPUSH', KEYS[5], ARGV[1])
 return 1
 """
 
-# KEYS record, payload, queue; ARGV chunk id, '1' to withdraw it even from a worker. Returns 1 if it was there to be
-# withdrawn: not dispatched, not finished.
+# ARGV chunk id, '1' to withdraw it even from a worker. Returns 1 if it was there to be withdrawn: not dispatched, not
+# finished.
 WITHDRAW = """
 if ARGV[2] == '0' and redis.call('HEXISTS', KEYS[1], 'attempts') == 1 then return 0 end
-redis.call('LREM', KEYS[3], 0, ARGV[1])
+redis.call('LREM', KEYS[5], 0, ARGV[1])
 redis.call('DEL', KEYS[2])
 return redis.call('DEL', KEYS[1])
 """
-
-
-def claim_keys(chunk_id: str) -> list[str]:
-    return [record_key(chunk_id), payload_key(chunk_id), lease_key(chunk_id), held_key(lane_of(chunk_id))]
-
-
-def finish_keys(chunk_id: str, job_id: str, api_id: str) -> list[str]:
-    lane = lane_of(chunk_id)
-    return [
-        record_key(chunk_id),
-        held_key(lane),
-        payload_key(chunk_id),
-        lease_key(chunk_id),
-        results_key(lane, job_id),
-        reply_key(lane, api_id),
-        stats_key(lane),
-    ]
-
-
-def recover_keys(chunk_id: str) -> list[str]:
-    lane = lane_of(chunk_id)
-    return [held_key(lane), queue_key(lane), lease_key(chunk_id), record_key(chunk_id)]
-
-
-def withdraw_keys(chunk_id: str) -> list[str]:
-    return [record_key(chunk_id), payload_key(chunk_id), queue_key(lane_of(chunk_id))]

@@ -15,7 +15,7 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from rq.utils import as_text, now
 
-from verifier_service.lanes import FUNCTION, lane_of, payload_key, queue_key
+from verifier_service.lanes import FUNCTION, keys_of, lane_of
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,8 @@ def put(pipeline: Any, chunk_id: str, payload: bytes, ttl_s: int) -> None:
     )
     job.enqueued_at = now()
     record = {name: value for name, value in job.to_dict(include_meta=False, include_result=False).items() if value}
-    pipeline.set(payload_key(chunk_id), payload, ex=ttl_s)
-    pipeline.hset(job.key, mapping=record)
-    pipeline.expire(job.key, ttl_s)
-    pipeline.rpush(queue_key(lane_of(chunk_id)), chunk_id)
+    keys = keys_of(chunk_id)
+    pipeline.set(keys.payload, payload, ex=ttl_s)
+    pipeline.hset(keys.record, mapping=record)
+    pipeline.expire(keys.record, ttl_s)
+    pipeline.rpush(keys.queue, chunk_id)

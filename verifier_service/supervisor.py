@@ -126,15 +126,15 @@ class Supervisor:
         for known in (lanes.workers_key(lane), GradingWorker.redis_workers_keys):
             self._redis.srem(known, GradingWorker.redis_worker_namespace_prefix + worker)
         for chunk_id in self._held(lane):
-            if self._redis.get(lanes.lease_key(chunk_id)) == worker.encode():
-                self._recover(lanes.recover_keys(chunk_id), [chunk_id, worker])
+            if self._redis.get(lanes.keys_of(chunk_id).lease) == worker.encode():
+                self._recover(lanes.keys_of(chunk_id), [chunk_id, worker])
 
     def _look_after_orphans(self) -> None:
         """Give back chunks whose worker stopped renewing its lease, here or on another machine."""
         seen = dict[str, float]()
         for lane in self._queues:
             held = self._held(lane)
-            leases = self._redis.mget([lanes.lease_key(chunk_id) for chunk_id in held]) if held else []
+            leases = self._redis.mget([lanes.keys_of(chunk_id).lease for chunk_id in held]) if held else []
             for chunk_id, lease in zip(held, leases, strict=True):
                 if lease is None:
                     seen[chunk_id] = self._unleased.get(chunk_id, time.monotonic())
@@ -142,7 +142,7 @@ class Supervisor:
         for chunk_id, since in seen.items():
             if time.monotonic() - since >= ORPHAN_AFTER_S:
                 log.warning("chunk %s has lost its worker", chunk_id)
-                self._recover(lanes.recover_keys(chunk_id), [chunk_id, ""])
+                self._recover(lanes.keys_of(chunk_id), [chunk_id, ""])
 
     def _held(self, lane: str) -> list[str]:
         return [as_text(chunk_id) for chunk_id in self._redis.lrange(lanes.held_key(lane), 0, -1)]

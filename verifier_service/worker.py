@@ -161,7 +161,7 @@ class GradingWorker(SimpleWorker):
             self.connection.lrem(lanes.held_key(self._lane), 1, chunk_id)
             return None
         lease_ms = int(self._settings.lease_s * 1000)
-        claimed = self._claim(lanes.claim_keys(chunk_id), [chunk_id, self.name, lease_ms, RUN_TTL_S])
+        claimed = self._claim(lanes.keys_of(chunk_id), [chunk_id, self.name, lease_ms, RUN_TTL_S])
         if claimed is None:
             return None
         attempts, payload, record = claimed
@@ -172,8 +172,9 @@ class GradingWorker(SimpleWorker):
             return None
         if payload is None:
             log.error("chunk %s has lost its payload", chunk_id)
-            self.connection.delete(lanes.record_key(chunk_id), lanes.lease_key(chunk_id))
-            self.connection.lrem(lanes.held_key(self._lane), 1, chunk_id)
+            keys = lanes.keys_of(chunk_id)
+            self.connection.delete(keys.record, keys.lease)
+            self.connection.lrem(keys.held, 1, chunk_id)
             return None
         job.attempts, job.payload = attempts, payload
         self._renewed_at, self._taken_at = time.monotonic(), datetime.now(UTC)
@@ -259,15 +260,16 @@ class GradingWorker(SimpleWorker):
         if time.monotonic() - self._renewed_at < self._settings.lease_s / 4:
             return
         self._renewed_at = time.monotonic()
-        keys = [lanes.record_key(chunk_id), lanes.lease_key(chunk_id)]
-        if not self._renew(keys, [self.name, int(self._settings.lease_s * 1000)]):
+        if not self._renew(lanes.keys_of(chunk_id), [self.name, int(self._settings.lease_s * 1000)]):
             raise Unwanted(chunk_id)
 
     def _report(self, job: Job, header: Header, lines: Mapping[int, Line], body: bytes, alone: Sequence[int]) -> None:
         """Hand in the verdicts and, in the same transaction, enqueue what is to be graded alone."""
         result = self._result(job, header, lines)
-        keys = lanes.finish_keys(job.id, header.job_id, header.api_id)
-        args: list[str | bytes | int] = [job.id, result, header.result_ttl_s, len(lines)]
+        lane = self._lane
+        shared = (lanes.results_key(lane, header.job_id), lanes.reply_key(lane, header.api_id), lanes.stats_key(lane))
+        keys = [*lanes.keys_of(job.id), *shared]
+        args: list[str | bytes | int] = [job.id, result, header.result_ttl_s]
         if not alone:
             self._finish(keys, args)
             return
