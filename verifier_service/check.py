@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from verifier_service.errors import CannotJudge, GradingError, TaskRefused
+from verifier_service.errors import CannotJudge, GradingError, TaskRefused, first_error
 from verifier_service.registry import parse_task
 from verifier_service.schemas import Task, Verdict
 from verifier_service.verifier import AnyVerifier, HasFaults, HasOracle, Tools
@@ -64,8 +64,7 @@ def check_line(number: int, line: bytes, tools: Tools) -> Checked:
         verifier, task = parse_task(row["task"])
         oracle = verifier.oracle(task) if isinstance(verifier, HasOracle) else None
     except ValidationError as error:
-        first = error.errors()[0]
-        return Checked((Fault(number, row_id, f"task.{'.'.join(map(str, first['loc']))}: {first['msg']}"),))
+        return Checked((Fault(number, row_id, f"task.{first_error(error)}"),))
     except TaskRefused as error:
         return Checked((Fault(number, row_id, f"task.{error.field}: {error.message}"),))
     except (GradingError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -6,13 +6,14 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-EXIT_FAILED, EXIT_USAGE = 1, 2
+from verifier_service.errors import BadInput, CommandError, first_error
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -20,16 +21,18 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     run = _COMMANDS[arguments.command]
     try:
         sys.exit(run(arguments))
+    except CommandError as error:
+        _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         # `| head` has seen enough. What is buffered must go somewhere when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_FAILED)
+        sys.exit(CommandError.exit_code)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        fail(os.strerror(errno.ENOSPC))
+        _fail(os.strerror(errno.ENOSPC), CommandError.exit_code)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,17 +72,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _settings(arguments: argparse.Namespace) -> Any:
-    """Settings from environment and command line; ends the program with one line where they do not fit."""
+    """Settings from environment and command line. Raises `BadInput`."""
     from_settings = import_module("verifier_service.settings")
     given = {name: getattr(arguments, name, None) for name in from_settings.Settings.model_fields}
     try:
         return from_settings.Settings.load(**given)
     except ValueError as error:
-        first = error.errors()[0]  # type: ignore[attr-defined]
-        fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", EXIT_USAGE)
+        raise BadInput(first_error(error)) from error  # type: ignore[arg-type]
 
 
-def fail(message: str, status: int = EXIT_FAILED) -> NoReturn:
+def _fail(message: str, status: int) -> NoReturn:
     print(f"verifier: {message}", file=sys.stderr)
     sys.exit(status)
 
@@ -87,21 +89,14 @@ def fail(message: str, status: int = EXIT_FAILED) -> NoReturn:
 def _serve(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
     import_module("verifier_service.log_format").set_up(settings.log_level)
-    serving = import_module("verifier_service.serving")
-    embedded = import_module("verifier_service.embedded")
-    try:
-        serving.serve(settings)
-    except serving.ServeRefused as error:
-        fail(str(error), EXIT_USAGE)
-    except (serving.CannotListen, serving.PartDied, embedded.NoRedis) as error:
-        fail(str(error))
+    import_module("verifier_service.serving").serve(settings)
     return 0
 
 
 def _worker(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
     if settings.redis_url is None:
-        fail("worker needs --redis-url or VERIFIER_REDIS_URL", EXIT_USAGE)
+        raise BadInput("worker needs --redis-url or VERIFIER_REDIS_URL")
     import_module("verifier_service.log_format").set_up(settings.log_level)
     supervisor = import_module("verifier_service.supervisor")
     lanes = import_module("verifier_service.lanes")
@@ -116,10 +111,7 @@ def _worker(arguments: argparse.Namespace) -> int:
 def _score(arguments: argparse.Namespace) -> int:
     score_file = import_module("verifier_service.score_file")
     client = import_module("verifier_service.client")
-    try:
-        items = score_file.read_items(arguments.file)
-    except score_file.BadItems as error:
-        fail(str(error), EXIT_USAGE)
+    items = score_file.read_items(arguments.file)
     _check_writable(arguments.out)
     settings = _settings(arguments)
     try:
@@ -128,28 +120,23 @@ def _score(arguments: argparse.Namespace) -> int:
             api_key = arguments.api_key or os.environ.get("VERIFIER_API_KEY")
             score_file.score_file(items, url, api_key, arguments.out)
     except client.ServiceError as error:
-        fail(str(error))
+        raise CommandError(str(error)) from error
     return 0
 
 
-@contextlib.contextmanager
-def _local_service(settings: Any) -> Iterator[str]:
+def _local_service(settings: Any) -> AbstractContextManager[str]:
     import_module("verifier_service.log_format").set_up(settings.log_level)
-    serving = import_module("verifier_service.serving")
-    embedded = import_module("verifier_service.embedded")
-    try:
-        with serving.local_service(settings) as url:
-            yield url
-    except embedded.NoRedis as error:
-        fail(str(error))
+    service: AbstractContextManager[str] = import_module("verifier_service.serving").local_service(settings)
+    return service
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
     healthy = True
     for check in import_module("verifier_service.doctor").checks(_settings(arguments)):
-        print(f"{'ok  ' if check.passed else 'FAIL'} {check.name}: {check.detail}", flush=True)
-        healthy = healthy and check.passed
-    return 0 if healthy else EXIT_FAILED
+        passed = check.ok or not check.required
+        print(f"{'ok  ' if passed else 'FAIL'} {check.name}: {check.detail}", flush=True)
+        healthy = healthy and passed
+    return 0 if healthy else CommandError.exit_code
 
 
 def _check_writable(out: Path | None) -> None:
@@ -158,7 +145,7 @@ def _check_writable(out: Path | None) -> None:
         if out is not None:
             out.open("a").close()
     except OSError as error:
-        fail(f"{out}: {error.strerror}", EXIT_USAGE)
+        raise BadInput(f"{out}: {error.strerror}") from error
 
 
 def _url(text: str) -> str:
@@ -180,10 +167,7 @@ def _dataset_command(arguments: argparse.Namespace) -> int:
     commands = import_module("verifier_service.dataset_commands")
     if arguments.command == "sample":
         _check_writable(arguments.out)
-    try:
-        return int(getattr(commands, arguments.command)(arguments))
-    except commands.CommandRefused as error:
-        fail(str(error), EXIT_USAGE)
+    return int(getattr(commands, arguments.command)(arguments))
 
 
 _COMMANDS = {

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from verifier_service import extraction
-from verifier_service.errors import TaskRefused
+from verifier_service.errors import BadInput, TaskRefused, first_error
 from verifier_service.registry import parse_task
 from verifier_service.sampling import ANSWER_FORMAT
 from verifier_service.schemas import Item, SampledItem
@@ -39,19 +39,14 @@ class RowRefused(Exception):
     """This row holds no usable task; the message says why."""
 
 
-class FileRefused(Exception):
-    """The file cannot be read as rows; one line for the user."""
-
-
 def convert(name: str, row: Row) -> SampledItem | Item:
     """The item of one row, its task admitted by its verifier. Raises `RowRefused`."""
     try:
         item = CONVERTERS[name](row)
         parse_task(item.task)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # ValidationError is a ValueError
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            raise RowRefused(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except ValidationError as error:
+        raise RowRefused(first_error(error)) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RowRefused(f"not a row of {name}: {type(error).__name__}: {error}") from error
     except TaskRefused as error:
         raise RowRefused(f"{error.field}: {error.message}") from error
@@ -59,7 +54,7 @@ def convert(name: str, row: Row) -> SampledItem | Item:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Rows of a .jsonl, .json (a list, or an object that holds one) or .parquet file. Raises `FileRefused`."""
+    """Rows of a .jsonl, .json (a list, or an object that holds one) or .parquet file. Raises `BadInput`."""
     try:
         if path.suffix == ".parquet":
             yield from _parquet(path)
@@ -70,16 +65,16 @@ def read_rows(path: Path) -> Iterator[Row]:
             with path.open() as lines:
                 yield from (json.loads(line) for line in lines if line.strip())
     except OSError as error:
-        raise FileRefused(f"{path}: {error.strerror}") from error
+        raise BadInput(f"{path}: {error.strerror}") from error
     except (ValueError, StopIteration) as error:
-        raise FileRefused(f"{path} does not hold rows of JSON: {error}") from error
+        raise BadInput(f"{path} does not hold rows of JSON: {error}") from error
 
 
 def _parquet(path: Path) -> Iterator[Row]:
     try:
         parquet = import_module("pyarrow.parquet")
     except ImportError as error:
-        raise FileRefused(f"reading {path} needs pyarrow (pip install pyarrow), or convert it to .jsonl") from error
+        raise BadInput(f"reading {path} needs pyarrow (pip install pyarrow), or convert it to .jsonl") from error
     for batch in parquet.ParquetFile(path).iter_batches():
         yield from batch.to_pylist()
 
@@ -218,7 +213,7 @@ CONVERTERS: Mapping[str, Callable[[Row], SampledItem | Item]] = {
 def converted(name: str, path: Path, count: int | None, refused: list[str]) -> Iterator[SampledItem | Item]:
     """Up to `count` items of the file's rows; the reasons of refused rows are appended to `refused`.
 
-    Raises `FileRefused`.
+    Raises `BadInput`.
     """
 
     def usable() -> Iterator[SampledItem | Item]:

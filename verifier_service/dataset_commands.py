@@ -11,25 +11,19 @@ from rich.progress import track
 
 from verifier_service import converters, puzzles, sampling
 from verifier_service.check import check_file
-from verifier_service.errors import TaskRefused
+from verifier_service.errors import BadInput, TaskRefused
 from verifier_service.schemas import Item, SampledItem
 from verifier_service.tools import WorkerTools
 
 
-class CommandRefused(Exception):
-    """The arguments do not fit; one line for the user."""
-
-
 def sample(arguments: argparse.Namespace) -> int:
-    """Writes items, one a line. 0 where any was written. Raises `CommandRefused`."""
+    """Writes items, one a line. 0 where any was written. Raises `BadInput`."""
     refused: list[str] = []
     try:
         items = _sampled(arguments, refused)
         written = _write(items, arguments.out)
-    except converters.FileRefused as error:
-        raise CommandRefused(str(error)) from error
     except TaskRefused as error:
-        raise CommandRefused(f"{error.field}: {error.message}") from error
+        raise BadInput(f"{error.field}: {error.message}") from error
     for reason in refused[:5]:
         print(f"left out {reason}", file=sys.stderr)
     print(f"{written} items written, {len(refused)} rows left out", file=sys.stderr)
@@ -39,20 +33,20 @@ def sample(arguments: argparse.Namespace) -> int:
 def _sampled(arguments: argparse.Namespace, refused: list[str]) -> Iterator[SampledItem | Item]:
     if arguments.kind in converters.CONVERTERS:
         if arguments.source is None:
-            raise CommandRefused(f"{arguments.kind} is read from a file: give --from FILE")
+            raise BadInput(f"{arguments.kind} is read from a file: give --from FILE")
         return converters.converted(arguments.kind, arguments.source, arguments.count, refused)
     if arguments.kind == "logic" and arguments.dataset is None:
-        raise CommandRefused("logic needs --dataset NAME")
+        raise BadInput("logic needs --dataset NAME")
     dataset = arguments.dataset if arguments.kind == "logic" else arguments.kind
     if dataset not in puzzles.dataset_names():
         known = ", ".join(["logic --dataset NAME", *converters.CONVERTERS])
-        raise CommandRefused(f"{dataset!r} is neither a Reasoning Gym data set nor one of {known}")
+        raise BadInput(f"{dataset!r} is neither a Reasoning Gym data set nor one of {known}")
     try:
         config = json.loads(arguments.config)
     except ValueError as error:
-        raise CommandRefused(f"--config is no JSON: {error}") from error
+        raise BadInput(f"--config is no JSON: {error}") from error
     if not isinstance(config, dict):
-        raise CommandRefused("--config is no JSON object")
+        raise BadInput("--config is no JSON object")
     return iter(sampling.sample(dataset, arguments.seed, arguments.count or 1, config))
 
 
@@ -69,13 +63,13 @@ def _write(items: Iterator[SampledItem | Item], out: Path | None) -> int:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Prints the broken rows and a summary. 1 where any row is broken. Raises `CommandRefused`."""
+    """Prints the broken rows and a summary. 1 where any row is broken. Raises `BadInput`."""
     try:
         num_rows = sum(1 for line in arguments.file.read_bytes().split(b"\n") if line.strip())
     except OSError as error:
-        raise CommandRefused(f"{arguments.file}: {error.strerror}") from error
+        raise BadInput(f"{arguments.file}: {error.strerror}") from error
     if not num_rows:
-        raise CommandRefused(f"{arguments.file} holds no rows")
+        raise BadInput(f"{arguments.file} holds no rows")
     tools = WorkerTools()
     console = Console(file=sys.stderr)
     num_broken = num_given_back = 0

@@ -1,32 +1,25 @@
 """`verifier doctor`: can this host grade? One line a check; each check does the thing instead of guessing."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
 from redis import Redis
 
 from sandbox import doctor as isolation
+from sandbox.doctor import Check
 from sandbox.errors import SandboxError
 from sandbox.types import ExecutionRequest, Status
 from verifier_service import puzzles
-from verifier_service.embedded import NoRedis, find_redis
+from verifier_service.embedded import find_redis
+from verifier_service.errors import CommandError
 from verifier_service.registry import kinds, verifier_for
 from verifier_service.settings import Settings
 from verifier_service.tools import WorkerTools
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    name: str
-    passed: bool
-    detail: str
-
-
 def checks(settings: Settings) -> Iterator[Check]:
     """Every check, as it is made."""
-    for found in isolation.checks():
-        yield Check(found.name, found.ok or not found.required, found.detail)
+    yield from isolation.checks()
     tools = WorkerTools()
     try:
         yield _check("programs run isolated", lambda: _runs(tools))
@@ -66,7 +59,7 @@ def _redis(settings: Settings) -> str:
         return f"embedded: {find_redis()}"
     version = Redis.from_url(settings.redis_address, socket_timeout=5).info("server")["redis_version"]
     if tuple(map(int, version.split(".")[:2])) < (6, 2):
-        raise NoRedis(f"Redis {version} is too old, 6.2 is needed")
+        raise CommandError(f"Redis {version} is too old, 6.2 is needed")
     return f"Redis {version}"
 
 

