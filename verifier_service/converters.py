@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -210,19 +209,12 @@ CONVERTERS: Mapping[str, Callable[[Row], SampledItem | Item]] = {
 }
 
 
-def converted(name: str, path: Path, count: int | None, refused: list[str]) -> Iterator[SampledItem | Item]:
-    """Up to `count` items of the file's rows; the reasons of refused rows are appended to `refused`.
-
-    Raises `BadInput`.
-    """
-
-    def usable() -> Iterator[SampledItem | Item]:
-        for number, row in enumerate(read_rows(path), 1):
-            try:
-                item = convert(name, row)
-            except RowRefused as error:
-                refused.append(f"row {number}: {error}")
-            else:
-                yield item.model_copy(update={"id": item.id or f"{name}-{number}"})
-
-    return islice(usable(), count)
+def converted(name: str, path: Path, refused: list[str]) -> Iterator[SampledItem | Item]:
+    """Items of the file's rows; the reasons of refused rows are appended to `refused`. Raises `BadInput`."""
+    for number, row in enumerate(read_rows(path), 1):
+        try:
+            item = convert(name, row)
+        except RowRefused as error:
+            refused.append(f"row {number}: {error}")
+        else:
+            yield item.model_copy(update={"id": item.id or f"{name}-{number}"})

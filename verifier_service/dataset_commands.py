@@ -1,9 +1,11 @@
 """`verifier sample` and `verifier check`: the commands that write and examine task files."""
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
@@ -34,7 +36,7 @@ def _sampled(arguments: argparse.Namespace, refused: list[str]) -> Iterator[Samp
     if arguments.kind in converters.CONVERTERS:
         if arguments.source is None:
             raise BadInput(f"{arguments.kind} is read from a file: give --from FILE")
-        return converters.converted(arguments.kind, arguments.source, arguments.count, refused)
+        return islice(converters.converted(arguments.kind, arguments.source, refused), arguments.count)
     if arguments.kind == "logic" and arguments.dataset is None:
         raise BadInput("logic needs --dataset NAME")
     dataset = arguments.dataset if arguments.kind == "logic" else arguments.kind
@@ -51,15 +53,11 @@ def _sampled(arguments: argparse.Namespace, refused: list[str]) -> Iterator[Samp
 
 
 def _write(items: Iterator[SampledItem | Item], out: Path | None) -> int:
-    target = sys.stdout if out is None else out.open("w")
-    try:
-        written = 0
+    written = 0
+    with contextlib.nullcontext(sys.stdout) if out is None else out.open("w") as target:
         for written, item in enumerate(items, 1):  # noqa: B007
-            target.write(item.model_dump_json(exclude_none=False) + "\n")
-        return written
-    finally:
-        if out is not None:
-            target.close()
+            target.write(item.model_dump_json() + "\n")
+    return written
 
 
 def check(arguments: argparse.Namespace) -> int:

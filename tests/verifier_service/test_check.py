@@ -106,6 +106,16 @@ def test_sampled_puzzles_pass_the_check(tmp_path: Path) -> None:
     assert checked.stdout == "3 rows, 0 broken; the ground truth of 3 was given back as an answer\n"
 
 
+def test_a_known_data_set_is_sampled_up_to_a_number_of_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        "\n".join(json.dumps({"question": "?", "answer": answer}) for answer in ("none", "#### 1", "#### 2"))
+    )
+    sampled = run("sample", "gsm8k", "--from", str(path), "-n", "1")
+    assert [json.loads(line)["id"] for line in sampled.stdout.splitlines()] == ["gsm8k-2"]
+    assert "row 1" in sampled.stderr
+
+
 def test_broken_rows_are_listed_and_fail_the_command(tmp_path: Path) -> None:
     path = tmp_path / "tasks.jsonl"
     path.write_text("\n".join([json.dumps({"task": GCD}), "{", json.dumps({"task": {"kind": "nope"}})]))

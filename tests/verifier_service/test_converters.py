@@ -172,9 +172,8 @@ def test_file_of_rows(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     refused: list[str] = []
-    assert [item.id for item in converted("gsm8k", path, None, refused)] == ["gsm8k-1", "gsm8k-3"]
+    assert [item.id for item in converted("gsm8k", path, refused)] == ["gsm8k-1", "gsm8k-3"]
     assert [reason.split(":")[0] for reason in refused] == ["row 2"]
-    assert len(list(converted("gsm8k", path, 1, []))) == 1
 
 
 def test_json_list_and_broken_file(tmp_path: Path) -> None:
