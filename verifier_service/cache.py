@@ -6,11 +6,12 @@ the old one is dropped. Memory is bounded by `cache_size` entries a lane without
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from redis import Redis
 
-from verifier_service.grader import Known, Line
+from verifier_service.grading import Line
 from verifier_service.settings import Settings
 
 MAX_VERDICT_BYTES = 16_384
@@ -44,6 +45,16 @@ end
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[1]) then redis.call('RENAME', KEYS[1], KEYS[2]) end
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the worker knows of a chunk's answers before they are judged."""
+
+    verdicts: Mapping[str, str]
+    """key -> verdict JSON"""
+    busy: Sequence[str] = ()
+    """Keys that another worker is judging right now."""
 
 
 class JudgementCache:
@@ -80,7 +91,8 @@ class JudgementCache:
         )
 
     def wait(self, busy: Sequence[str], done: Sequence[Line], on_tick: Callable[[], None]) -> Known:
-        """Publish what is done here, then wait a while for what others judge."""
+        """Publish what is done here, then wait a while for what others judge. In this order two chunks cannot wait in
+        a circle."""
         self.publish(done)
         verdicts: dict[str, str] = {}
         deadline = time.monotonic() + MAX_WAIT_S

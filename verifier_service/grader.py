@@ -15,15 +15,15 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from pydantic_core import from_json
 
 from sandbox.frames import read_frame, write_frame
+from verifier_service.cache import JudgementCache
 from verifier_service.chunks import decode_body, dump
-from verifier_service.grading import Answer, judge_answer, read
+from verifier_service.grading import Answer, Line, read
 from verifier_service.process import die_with_parent, tree_cpu_s, usage
 from verifier_service.schemas import Verdict
 from verifier_service.tools import WorkerTools
@@ -34,49 +34,12 @@ STALLED_S = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One verdict as the grader wrote it."""
-
-    index: int
-    """Which completion of the body."""
-    key: str
-    kind: str
-    outcome: str
-    reason: str
-    elapsed_s: float
-    verdict: bytes
-    """JSON."""
-    copied: bool = False
-    """Equal to another completion of this batch, or known from an earlier one."""
-
-
-@dataclass(frozen=True, slots=True)
 class GraderLimits:
     """What one completion may use of the grader itself."""
 
     cpu_s: float
     wall_s: float
     memory_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What the worker knows of a chunk's answers before they are judged."""
-
-    verdicts: Mapping[str, str]
-    """key -> verdict JSON"""
-    busy: Sequence[str] = ()
-    """Keys that another worker is judging right now."""
-
-
-class Lookup(Protocol):
-    """How a chunk learns what is already judged elsewhere."""
-
-    def look(self, keys: Sequence[str]) -> Known: ...
-
-    def wait(self, busy: Sequence[str], done: Sequence[Line], on_tick: Callable[[], None]) -> Known:
-        """Publish what is done here, then wait for the busy ones. In this order two chunks cannot wait in a circle."""
-        ...
 
 
 class GraderLimit(ConnectionAbortedError):
@@ -129,14 +92,14 @@ class Grader:
         self._counted_cpu_s = 0.0
 
     def grade(
-        self, body: bytes, limits: GraderLimits, lookup: Lookup | None, on_tick: Callable[[], None]
+        self, body: bytes, limits: GraderLimits, cache: JudgementCache | None, on_tick: Callable[[], None]
     ) -> list[Line]:
         """All verdicts of a chunk. Raises `GraderKilled`, and whatever `on_tick` raises (the grader is killed then)."""
         self.start()
         os.ftruncate(self._memory_fd, 0)
         os.lseek(self._memory_fd, 0, os.SEEK_SET)
         try:
-            self._converse(body, limits, lookup, on_tick)
+            self._converse(body, limits, cache, on_tick)
         except OSError as error:
             self.kill()
             raise GraderKilled(*self._progress(), isinstance(error, GraderLimit)) from error
@@ -171,16 +134,18 @@ class Grader:
         os.waitpid(self._pid, 0)
         self._pid = 0
 
-    def _converse(self, body: bytes, limits: GraderLimits, lookup: Lookup | None, on_tick: Callable[[], None]) -> None:
+    def _converse(
+        self, body: bytes, limits: GraderLimits, cache: JudgementCache | None, on_tick: Callable[[], None]
+    ) -> None:
         assert self._sock is not None
         talk = self._sock.fileno()
-        write_frame(talk, (b"s" if lookup else b"-") + body)
-        if lookup is not None:
-            known = lookup.look(from_json(self._answer(limits, on_tick)))
+        write_frame(talk, (b"s" if cache else b"-") + body)
+        if cache is not None:
+            known = cache.look(from_json(self._answer(limits, on_tick)))
             write_frame(talk, dump([known.verdicts, known.busy]))
             if known.busy:
                 self._answer(limits, on_tick)
-                later = lookup.wait(known.busy, self._progress()[0], on_tick)
+                later = cache.wait(known.busy, self._progress()[0], on_tick)
                 write_frame(talk, dump([later.verdicts, []]))
         self._answer(limits, on_tick)
 
@@ -267,7 +232,7 @@ def _judge_all(
             later.append((index, answer))
         else:
             os.write(memory_fd, b"%d\n" % index)
-            verdict = judge_answer(answer, tools)
+            verdict = answer.verdict(tools)
             line = _write_line(memory_fd, index, answer.key, verdict)
             if answer.key and verdict.reward is not None:
                 known[answer.key] = line

@@ -1,30 +1,44 @@
 """Grade the completions of a chunk, equal answers once. Pure but for the graders it calls."""
 
 import hashlib
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pydantic import ValidationError
 
 from verifier_service.chunks import Piece, dump
 from verifier_service.errors import TaskRefused
 from verifier_service.registry import parse_task
-from verifier_service.schemas import Outcome, Task, Verdict
-from verifier_service.verifier import AnyVerifier, Tools
-from verifier_service.verify import find_answer, judge, to_verdict
+from verifier_service.schemas import Outcome, Verdict
+from verifier_service.verifier import Tools
+from verifier_service.verify import find_answer, to_verdict, verdict_on
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One completion, as far as it can be read without judging: either `key` is set, or the verdict is known."""
+    """One completion, as far as it can be read without judging."""
 
-    verifier: AnyVerifier | None
-    task: Task | None
-    text: str | None
     key: str
     """Equal for equal (task, extracted answer, verifier version); empty where nothing is left to judge."""
-    verdict: Verdict | None = None
+    verdict: Callable[[Tools], Verdict]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One verdict as the grader wrote it."""
+
+    index: int
+    """Which completion of the body."""
+    key: str
+    kind: str
+    outcome: str
+    reason: str
+    elapsed_s: float
+    verdict: bytes
+    """JSON."""
+    copied: bool = False
+    """Equal to another completion of this batch, or known from an earlier one."""
 
 
 def read(pieces: Sequence[Piece]) -> list[Answer]:
@@ -38,27 +52,20 @@ def _read_piece(piece: Piece) -> Iterator[Answer]:
     except (TaskRefused, ValidationError) as error:
         # The API admitted the task, so this worker is of another version or lacks a plug-in: our fault.
         verdict = cannot_judge(str(piece.task.get("kind")), "", "grader_bug", str(error))
-        yield from [Answer(None, None, None, "", verdict)] * len(piece.completions)
+        yield from [_known(verdict)] * len(piece.completions)
         return
     task_digest = hashlib.sha256(dump([verifier.kind, verifier.version, piece.task])).digest()
     for completion in piece.completions:
         found = find_answer(verifier, task, completion)
         if isinstance(found, str):
             key = hashlib.sha256(task_digest + found.encode("utf-8", "surrogatepass")).hexdigest()
-            yield Answer(verifier, task, found, key)
+            yield Answer(key, partial(verdict_on, verifier, task, found))
         else:
-            yield Answer(verifier, task, None, "", to_verdict(verifier, found, None, 0.0))
+            yield _known(to_verdict(verifier, found, None, 0.0))
 
 
-def judge_answer(answer: Answer, tools: Tools) -> Verdict:
-    if answer.verdict is not None:
-        return answer.verdict
-    assert answer.verifier is not None
-    assert answer.task is not None
-    assert answer.text is not None
-    started = time.perf_counter()
-    judgement = judge(answer.verifier, answer.task, answer.text, tools)
-    return to_verdict(answer.verifier, judgement, answer.text, time.perf_counter() - started)
+def _known(verdict: Verdict) -> Answer:
+    return Answer("", lambda _tools: verdict)
 
 
 def cannot_judge(kind: str, version: str, reason: str, detail: str = "") -> Verdict:

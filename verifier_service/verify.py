@@ -41,11 +41,10 @@ def outcome_of(reward: float) -> Outcome:
 
 def verify(verifier: AnyVerifier, task: Task, completion: str, tools: Tools) -> Verdict:
     """Grade one completion. Never raises."""
-    started = time.perf_counter()
     answer = find_answer(verifier, task, completion)
     if isinstance(answer, Judgement):
-        return to_verdict(verifier, answer, None, time.perf_counter() - started)
-    return to_verdict(verifier, judge(verifier, task, answer, tools), answer, time.perf_counter() - started)
+        return to_verdict(verifier, answer, None, 0.0)
+    return verdict_on(verifier, task, answer, tools)
 
 
 def find_answer(verifier: AnyVerifier, task: Task, completion: str) -> str | Judgement:
@@ -55,6 +54,13 @@ def find_answer(verifier: AnyVerifier, task: Task, completion: str) -> str | Jud
         return Judgement(0.0, "no_think_end")
     answer = _extract(verifier, task, text)
     return Judgement(0.0, "no_answer") if answer is None else answer
+
+
+def verdict_on(verifier: AnyVerifier, task: Task, answer: str, tools: Tools) -> Verdict:
+    """Of an extracted answer. Never raises."""
+    started = time.perf_counter()
+    judgement = judge(verifier, task, answer, tools)
+    return to_verdict(verifier, judgement, answer, time.perf_counter() - started)
 
 
 def judge(verifier: AnyVerifier, task: Task, answer: str, tools: Tools) -> Judgement | CannotJudge:

@@ -41,8 +41,8 @@ from verifier_service.chunks import (
     regroup,
     split_chunk,
 )
-from verifier_service.grader import Grader, GraderKilled, GraderLimits, Line
-from verifier_service.grading import grader_limit
+from verifier_service.grader import Grader, GraderKilled, GraderLimits
+from verifier_service.grading import Line, grader_limit
 from verifier_service.registry import verifier_for
 from verifier_service.rq_job import GradingJob, GradingQueue, put
 from verifier_service.settings import Settings
