@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI, Request
 from fastapi_offline import FastAPIOffline
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.exceptions import RedisError
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from verifier_service.auth import Keys
@@ -18,7 +16,7 @@ from verifier_service.gauge import QueueGauge
 from verifier_service.jobs import Jobs
 from verifier_service.metrics import Metrics
 from verifier_service.openapi import document_bodies
-from verifier_service.problems import Refusal, on_bug, on_http_exception, on_queue_error, on_refusal, to_response
+from verifier_service.problems import HANDLED, Refusal, on_error, to_response
 from verifier_service.routes import router
 from verifier_service.service import Service
 from verifier_service.settings import Settings
@@ -73,10 +71,8 @@ def create_app(settings: Settings, redis_url: str) -> FastAPI:
     )
     app.include_router(router)
     document_bodies(app)
-    app.add_exception_handler(Refusal, on_refusal)
-    app.add_exception_handler(HTTPException, on_http_exception)
-    app.add_exception_handler(RedisError, on_queue_error)
-    app.add_exception_handler(Exception, on_bug)
+    for kind in HANDLED:
+        app.add_exception_handler(kind, on_error)
     app.add_middleware(Door, keys=keys, metrics=metrics)
     return app
 

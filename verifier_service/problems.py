@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
+from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from verifier_service.chunks import dump
@@ -56,25 +57,21 @@ def to_response(refusal: Refusal) -> Response:
     return Response(dump(body), refusal.problem.status, refusal.headers, MEDIA_TYPE)
 
 
-async def on_refusal(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refusal)
-    return to_response(error)
-
-
-async def on_http_exception(_request: Request, error: Exception) -> Response:
-    """The framework's own refusals (unknown route, wrong method) in the same form."""
-    assert isinstance(error, HTTPException)
-    kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-    response = to_response(Refusal(error.status_code, kind, str(error.detail)))
-    response.headers.update(error.headers or {})
-    return response
-
-
-async def on_bug(_request: Request, _error: Exception) -> Response:
-    """The framework logs the exception and closes the connection after this answer."""
+async def on_error(request: Request, error: Exception) -> Response:
+    """What a route, or the framework, raised."""
+    if isinstance(error, HTTPException):  # an unknown route, a wrong method
+        kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+        response = to_response(Refusal(error.status_code, kind, str(error.detail)))
+        response.headers.update(error.headers or {})
+        return response
+    if isinstance(error, RedisError):
+        log.warning("%s: the queue cannot be reached: %s: %s", request.url.path, type(error).__name__, error)
+        error = unreachable()
+    if isinstance(error, Refusal):
+        return to_response(error)
+    # The framework logs the exception and closes the connection after this answer.
     return to_response(Refusal(500, "bug", "the service failed; its log says why"))
 
 
-async def on_queue_error(request: Request, error: Exception) -> Response:
-    log.warning("%s: the queue cannot be reached: %s: %s", request.url.path, type(error).__name__, error)
-    return to_response(unreachable())
+HANDLED = (Refusal, HTTPException, RedisError, Exception)
+"""What `on_error` is registered for."""
