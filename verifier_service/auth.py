@@ -1,4 +1,4 @@
-"""API keys: several at once, from a file or the environment, read again when the file changes."""
+"""API keys: several at once, from a file or the environment, read again every second."""
 
 import hashlib
 import hmac
@@ -21,7 +21,6 @@ class Keys:
         self._fixed = [key.strip() for key in settings.api_keys.split(",") if key.strip()]
         self._from_file: list[str] = []
         self._looked_at = 0.0
-        self._read_mtime: float | None = None
         self._look()
 
     @property
@@ -45,12 +44,8 @@ class Keys:
             return
         self._looked_at = time.monotonic()
         try:
-            mtime = self._file.stat().st_mtime
-            if mtime != self._read_mtime:
-                lines = [line.strip() for line in self._file.read_text().splitlines()]
-                self._from_file = [line for line in lines if line and not line.startswith("#")]
-                self._read_mtime = mtime
+            lines = [line.strip() for line in self._file.read_text().splitlines()]
+            self._from_file = [line for line in lines if line and not line.startswith("#")]
         except (OSError, UnicodeDecodeError) as error:
             # A key file in the middle of being replaced: the keys read last stay good until it is back.
             log.warning("%s cannot be read: %s", self._file, error)
-            self._read_mtime = None

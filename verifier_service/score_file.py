@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from statistics import fmean
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -20,20 +20,6 @@ from verifier_service.surrogates import mend
 
 BATCH_COMPLETIONS = 256
 CONCURRENCY = 8
-
-
-@dataclass(slots=True)
-class Tally:
-    """What the summary says of one kind."""
-
-    outcomes: dict[str, int] = field(default_factory=dict)
-    reward: float = 0.0
-    elapsed_s: float = 0.0
-
-    def add(self, verdict: Verdict) -> None:
-        self.outcomes[verdict.outcome] = self.outcomes.get(verdict.outcome, 0) + 1
-        self.reward += verdict.reward or 0.0
-        self.elapsed_s += verdict.elapsed_s
 
 
 def read_items(path: Path) -> list[Item]:
@@ -61,7 +47,7 @@ def score_file(items: Sequence[Item], url: str, api_key: str | None, out: Path |
         scored = asyncio.run(_score(items, url, api_key, advance))
     if out is not None:
         with out.open("w") as target:
-            _write(scored, target)
+            target.writelines(item.model_dump_json() + "\n" for item in scored)
     Console().print(summary(items, scored))
 
 
@@ -79,26 +65,22 @@ async def _score(
         return [item for scored in await asyncio.gather(*map(score_batch, batches)) for item in scored]
 
 
-def _write(scored: Sequence[ScoredItem], target: TextIO) -> None:
-    target.writelines(item.model_dump_json() + "\n" for item in scored)
-
-
 def summary(items: Sequence[Item], scored: Sequence[ScoredItem]) -> Table:
-    tallies: dict[str, Tally] = {}
+    by_kind: dict[str, list[Verdict]] = {}
     for item, judged in zip(items, scored, strict=True):
-        for verdict in judged.verdicts:
-            tallies.setdefault(str(item.task["kind"]), Tally()).add(verdict)
+        by_kind.setdefault(str(item.task["kind"]), []).extend(judged.verdicts)
     # Narrow, so that eighty columns show every heading.
     table = Table(collapse_padding=True, pad_edge=False)
     table.add_column("kind", no_wrap=True)
     for name in ("scored", *Outcome, "reward", "ms"):
         table.add_column(name, justify="right")
-    for kind, tally in sorted(tallies.items()):
-        count = sum(tally.outcomes.values())
-        judged_count = count - tally.outcomes.get(Outcome.ERROR, 0)
-        mean = f"{tally.reward / judged_count:.3f}" if judged_count else "-"
-        counts = [str(tally.outcomes.get(outcome, 0)) for outcome in Outcome]
-        table.add_row(kind, str(count), *counts, mean, f"{1000 * tally.elapsed_s / count:.1f}")
+    for kind, verdicts in sorted(by_kind.items()):
+        counts = Counter(verdict.outcome for verdict in verdicts)
+        rewards = [verdict.reward for verdict in verdicts if verdict.reward is not None]
+        reward = f"{fmean(rewards):.3f}" if rewards else "-"
+        elapsed_ms = 1000 * fmean(verdict.elapsed_s for verdict in verdicts)
+        shown = [str(counts[outcome]) for outcome in Outcome]
+        table.add_row(kind, str(len(verdicts)), *shown, reward, f"{elapsed_ms:.1f}")
     return table
 
 

@@ -32,11 +32,10 @@ def span(name: str, parent: str, **attributes: str | int | float) -> Iterator[st
     if _tracer is None:
         yield ""
         return
-    propagator = import_module("opentelemetry.trace.propagation.tracecontext").TraceContextTextMapPropagator()
-    context = propagator.extract({"traceparent": parent})
+    context = _w3c().extract({"traceparent": parent})
     with _tracer.start_as_current_span(name, context=context, attributes=attributes):
         carrier: dict[str, str] = {}
-        propagator.inject(carrier)
+        _w3c().inject(carrier)
         yield carrier.get("traceparent", "")
 
 
@@ -44,8 +43,11 @@ def completed(name: str, parent: str, elapsed_s: float, **attributes: str | int 
     """A span of something that has just ended in another process."""
     if _tracer is None:
         return
-    propagator = import_module("opentelemetry.trace.propagation.tracecontext").TraceContextTextMapPropagator()
     ended_ns = time.time_ns()
     started_ns = ended_ns - int(elapsed_s * 1e9)
-    context = propagator.extract({"traceparent": parent})
+    context = _w3c().extract({"traceparent": parent})
     _tracer.start_span(name, context=context, start_time=started_ns, attributes=attributes).end(ended_ns)
+
+
+def _w3c() -> Any:
+    return import_module("opentelemetry.trace.propagation.tracecontext").TraceContextTextMapPropagator()

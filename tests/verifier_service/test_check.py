@@ -108,9 +108,8 @@ def test_sampled_puzzles_pass_the_check(tmp_path: Path) -> None:
 
 def test_a_known_data_set_is_sampled_up_to_a_number_of_rows(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text(
-        "\n".join(json.dumps({"question": "?", "answer": answer}) for answer in ("none", "#### 1", "#### 2"))
-    )
+    rows = [{"question": "?", "answer": answer} for answer in ("none", "#### 1", "#### 2")]
+    path.write_text("\n".join(map(json.dumps, rows)))
     sampled = run("sample", "gsm8k", "--from", str(path), "-n", "1")
     assert [json.loads(line)["id"] for line in sampled.stdout.splitlines()] == ["gsm8k-2"]
     assert "row 1" in sampled.stderr
