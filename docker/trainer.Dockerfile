@@ -12,7 +12,7 @@ ARG TORCH=torch==2.13.0
 ARG EXTRAS=trainer
 COPY docker/dependencies.py pyproject.toml ./
 RUN --mount=type=bind,source=docker/wheels,target=/wheels \
-    python dependencies.py pyproject.toml --extras "$EXTRAS" --only pydantic,httpx,rich,psutil,numpy > requirements.txt \
+    python dependencies.py pyproject.toml --extras "$EXTRAS" --only pydantic,httpx,rich,numpy > requirements.txt \
  && pip="python -m pip --python /opt/trainer/bin/python install --no-cache-dir -q" \
  && if [ -z "$TORCH_INDEX" ]; then :; \
     elif ls /wheels/torch-*.whl >/dev/null 2>&1; then $pip /wheels/torch-*.whl; \

@@ -17,8 +17,7 @@ from verifier_service.jobs import Jobs
 from verifier_service.metrics import Metrics
 from verifier_service.openapi import document_bodies
 from verifier_service.problems import HANDLED, Refusal, on_error, to_response
-from verifier_service.routes import router
-from verifier_service.service import Service
+from verifier_service.routes import Service, router
 from verifier_service.settings import Settings
 from verifier_service.tracing import set_up, span
 

@@ -20,12 +20,7 @@ from redis.exceptions import RedisError
 from verifier_service import lanes
 from verifier_service.batch import Batch, Layout, slots_of
 from verifier_service.batch_store import BatchStore
-from verifier_service.chunks import (
-    Costs,
-    Piece,
-    cut,
-    decode_result,
-)
+from verifier_service.chunks import Costs, Piece, cut, decode_result
 from verifier_service.metrics import Metrics
 from verifier_service.schemas import ScoreRequest
 from verifier_service.settings import Settings

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.resources import files
 
@@ -14,7 +15,9 @@ from verifier_service.batch_store import RequestConflict
 from verifier_service.bodies import admit, parse, read_body
 from verifier_service.chunks import dump
 from verifier_service.errors import TaskRefused
-from verifier_service.jobs import Asked, JobLost
+from verifier_service.gauge import QueueGauge
+from verifier_service.jobs import Asked, JobLost, Jobs
+from verifier_service.metrics import Metrics
 from verifier_service.openapi import PROBLEMS, SAMPLE_EXAMPLE, SCORE_EXAMPLE, body_of, responses
 from verifier_service.problems import Refusal, bad_body, unreachable
 from verifier_service.registry import EXPLOITS_WITHSTOOD, kinds, verifier_for
@@ -30,13 +33,29 @@ from verifier_service.schemas import (
     VerifierInfo,
     VerifierList,
 )
-from verifier_service.service import Service, service_of
+from verifier_service.settings import Settings
 from verifier_service.verify import SHARED_REASONS
 
 router = APIRouter()
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the routes use, made once a process."""
+
+    settings: Settings
+    jobs: Jobs
+    gauge: QueueGauge
+    metrics: Metrics
+
+
+def service_of(request: Request) -> Service:
+    # Not a dependency of the framework's: resolving those costs more than the rest of a route.
+    found: Service = request.app.state.service
+    return found
 
 
 @router.post(
@@ -63,7 +82,8 @@ async def score(request: Request) -> Response:
     if not batch.finished:
         await service.jobs.abandon(batch)
         raise Refusal(409, "cancelled", "the job of this request was cancelled")
-    return Response(batch.response_json(), media_type=JSON, headers={"Server-Timing": _timing(batch)})
+    timing = f"queue;dur={batch.queue_s * 1000:.1f}"
+    return Response(batch.response_json(), media_type=JSON, headers={"Server-Timing": timing})
 
 
 @router.post(
@@ -240,7 +260,3 @@ def _infos() -> Iterator[VerifierInfo]:
                 exploits_withstood=EXPLOITS_WITHSTOOD.get(kind, 0),
                 **verifier.info(),
             )
-
-
-def _timing(batch: Batch) -> str:
-    return f"queue;dur={batch.queue_s * 1000:.1f}"
