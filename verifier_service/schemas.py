@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, m
 class Wire(BaseModel):
     """Base of all wire types: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
 
 
 def _not_text(value: Any) -> Any:
@@ -69,8 +69,6 @@ class CallTest(Wire):
 
 class AssertTest(Wire):
     # `assert` is a keyword of Python, so the field has another name inside than on the wire.
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
-
     source: Annotated[NonEmptyText, Field(alias="assert")]
     """Python source run after the program."""
 
@@ -272,7 +270,7 @@ class SampleResponse(Wire):
 class VerifierInfo(Wire):
     """One task kind as `GET /v1/verifiers` lists it."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", validate_by_name=True, validate_by_alias=True)
+    model_config = ConfigDict(extra="allow")
 
     kind: str
     version: str
