@@ -16,6 +16,7 @@ from verifier_service.settings import Settings
 
 MAX_VERDICT_BYTES = 16_384
 """Larger verdicts (a code task with thousands of tests) are not worth their memory."""
+TTL_S = 3600
 LOCK_S = 20
 MAX_WAIT_S = 5.0
 """How long a chunk waits for another worker's judgement before it judges itself."""
@@ -66,7 +67,6 @@ class JudgementCache:
         self._keys = [f"verifier:{lane}:cache:young", f"verifier:{lane}:cache:old", f"verifier:{lane}:judging:"]
         self._worker = worker
         self._generation = max(1, settings.cache_size // 2)
-        self._ttl_s = settings.cache_ttl_s
         self._locked: set[str] = set()
 
     def publish(self, lines: Iterable[Line]) -> None:
@@ -78,7 +78,7 @@ class JudgementCache:
         for key in self._locked:
             verdict = judged.get(key, b"")
             entries += [key, verdict if len(verdict) <= MAX_VERDICT_BYTES else b""]
-        self._publish(self._keys, [self._generation, self._ttl_s, *entries])
+        self._publish(self._keys, [self._generation, TTL_S, *entries])
         self._locked.clear()
 
     def look(self, keys: Sequence[str]) -> Known:

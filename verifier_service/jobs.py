@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 1.0
 """How often a batch that is not answered yet is compared with the truth in Redis."""
+MAX_CHUNK_COMPLETIONS = 256
 LISTEN_S = 5
 """How long the listener lets Redis wait for a result; below the time after which an answer of Redis is given up."""
 BACKLOG_S = 0.001
@@ -157,11 +158,9 @@ class Jobs:
 
     def _layout(self, job_id: str, asked: Asked) -> Layout:
         request, verifiers = asked.request, asked.verifiers
-        settings = self._settings
         item_lanes = [verifier.lane for verifier in verifiers]
-        chunks = cut(
-            job_id, request.items, item_lanes, self._costs, settings.chunk_target_s, settings.max_chunk_completions
-        )
+        target_s = self._settings.chunk_target_s
+        chunks = cut(job_id, request.items, item_lanes, self._costs, target_s, MAX_CHUNK_COMPLETIONS)
         slots = list(slots_of(request.items, [verifier.version for verifier in verifiers]))
         return Layout(asked.owner, slots, chunks, time.time() + request.deadline_s, request.request_id)
 

@@ -48,10 +48,8 @@ class Settings(BaseModel):
     chunk_target_s: float = Field(default=0.08, gt=0)
     """Estimated grading time that goes into one chunk: tens of milliseconds bound the delay behind a big batch while
     the queue's own cost (about two milliseconds) stays a few percent."""
-    max_chunk_completions: int = Field(default=256, ge=1)
     cache_size: int = Field(default=100_000, ge=0)
     """Judgements remembered across batches, a lane; 0 switches the cache and in-flight sharing off."""
-    cache_ttl_s: int = Field(default=3600, ge=1)
 
     lease_s: float = Field(default=5.0, gt=0.5)
     """A chunk whose worker has not renewed its lease for so long is given to another: recovery within 10 s."""
