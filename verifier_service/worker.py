@@ -14,13 +14,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NoReturn
 
-from redis import Redis
+from redis import Redis, exceptions
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from rq.exceptions import NoSuchJobError
 from rq.job import Job
@@ -72,10 +70,11 @@ class Unwanted(Exception):
 
 
 def connect(url: str, retries: int = 15) -> Redis:
-    """A connection that by default outlives a restart of Redis: about twenty seconds of retries a command."""
+    """A connection that by default outlives a restart of Redis: about twenty seconds of retries a command. RQ raises
+    the timeout of a worker's above the time for which it blocks."""
     retry = Retry(ExponentialBackoff(cap=2.0, base=0.05), retries)
-    errors: list[type[Exception]] = [RedisConnectionError, RedisTimeoutError, ConnectionError]
-    return Redis.from_url(url, retry=retry, retry_on_error=errors, health_check_interval=30)
+    errors: list[type[Exception]] = [exceptions.ConnectionError, exceptions.TimeoutError, ConnectionError]
+    return Redis.from_url(url, retry=retry, retry_on_error=errors, socket_timeout=5, health_check_interval=30)
 
 
 class GradingWorker(SimpleWorker):
@@ -112,22 +111,16 @@ class GradingWorker(SimpleWorker):
         # RQ asks for the list of all clients, which grows with the cluster and is nothing a worker may see.
         self.ip_address = "unknown"
 
-    def subscribe(self) -> None: ...
+    def _nothing(self, *_args: Any, **_named: Any) -> None: ...
 
-    def unsubscribe(self) -> None: ...
-
-    def check_for_suspension(self, burst: bool) -> None: ...
+    subscribe = unsubscribe = check_for_suspension = procline = set_shutdown_requested_date = _nothing
 
     @property
     def should_run_maintenance_tasks(self) -> bool:
         return False
 
-    def procline(self, message: str) -> None: ...
-
     def set_state(self, state: str, pipeline: Any = None) -> None:
         self._state = state
-
-    def set_shutdown_requested_date(self) -> None: ...
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
         if time.monotonic() - self._beaten_at < HEARTBEAT_S:
@@ -152,7 +145,7 @@ class GradingWorker(SimpleWorker):
         self._grader.kill()
         # Saying goodbye is a courtesy: not worth waiting for a Redis that is gone.
         self.connection = connect(self._redis_url, retries=0)
-        with contextlib.suppress(RedisError):
+        with contextlib.suppress(exceptions.RedisError):
             super().teardown()  # type: ignore[no-untyped-call]
 
     def _take(self, chunk_id: str) -> GradingJob | None:
@@ -246,13 +239,8 @@ class GradingWorker(SimpleWorker):
             memory_bytes=settings.grader_memory_mb << 20,
         )
 
-        def on_tick() -> None:
-            self._tick(chunk_id)
-
-        return self._grader.grade(body, limits, self._cache if self._shares(header) else None, on_tick)
-
-    def _shares(self, header: Header) -> bool:
-        return header.share and self._settings.cache_size > 0
+        cache = self._cache if header.share and settings.cache_size > 0 else None
+        return self._grader.grade(body, limits, cache, partial(self._tick, chunk_id))
 
     def _tick(self, chunk_id: str) -> None:
         """Called several times a second while the grader works: keep the lease, notice a cancelled chunk."""
