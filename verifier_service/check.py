@@ -27,23 +27,10 @@ _OPPOSITES = {"true": "False", "false": "True", "yes": "No", "no": "Yes"}
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """What is wrong with one row. `line` counts from 1."""
-
-    line: int
-    row_id: str | None
-    message: str
-
-    def __str__(self) -> str:
-        name = f" ({self.row_id})" if self.row_id else ""
-        return f"line {self.line}{name}: {self.message}"
-
-
-@dataclass(frozen=True, slots=True)
 class Checked:
-    """One row: its faults, and whether it had a ground truth to give back."""
+    """One row: what is wrong with it, and whether it had a ground truth to give back."""
 
-    faults: tuple[Fault, ...]
+    faults: tuple[str, ...]
     has_oracle: bool = False
 
 
@@ -56,25 +43,29 @@ def check_file(path: Path, tools: Tools) -> Iterator[Checked]:
 
 
 def check_line(number: int, line: bytes, tools: Tools) -> Checked:
-    row_id: str | None = None
+    """`number` counts from 1."""
+    where = f"line {number}"
+
+    def checked(*messages: str, has_oracle: bool = False) -> Checked:
+        return Checked(tuple(f"{where}: {message}" for message in messages), has_oracle)
+
     try:
         row = json.loads(line)
-        row_id = None if row.get("id") is None else str(row["id"])
+        where += f" ({row['id']})" if row.get("id") else ""
         given = [str(completion) for completion in row.get("completions") or ()]
         verifier, task = parse_task(row["task"])
         oracle = verifier.oracle(task) if isinstance(verifier, HasOracle) else None
     except ValidationError as error:
-        return Checked((Fault(number, row_id, f"task.{first_error(error)}"),))
+        return checked(f"task.{first_error(error)}")
     except TaskRefused as error:
-        return Checked((Fault(number, row_id, f"task.{error.field}: {error.message}"),))
+        return checked(f"task.{error.field}: {error.message}")
     except (GradingError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        return Checked((Fault(number, row_id, f"no task: {type(error).__name__}: {error}"),))
+        return checked(f"no task: {type(error).__name__}: {error}")
     try:
         messages = [*_given_back(verifier, task, oracle, given, tools), *_faults(verifier, task, oracle, tools)]
     except CannotJudge as error:
         messages = [f"cannot be judged ({error.reason}: {error.detail})"]
-    faults = tuple(Fault(number, row_id, message) for message in messages)
-    return Checked(faults, has_oracle=oracle is not None or bool(given))
+    return checked(*messages, has_oracle=oracle is not None or bool(given))
 
 
 def _given_back(verifier: AnyVerifier, task: Task, oracle: str | None, given: list[str], tools: Tools) -> Iterator[str]:
