@@ -82,7 +82,7 @@ class Grader:
                 ours.close()
                 _become_grader(worker_pid)
                 self._after_fork()
-                serve(theirs.fileno(), self._memory_fd)
+                serve(theirs, self._memory_fd)
             finally:
                 os._exit(0)
         theirs.close()
@@ -162,7 +162,7 @@ class Grader:
                 raise GraderLimit("time limit of the grader")
             if used.memory_bytes > limits.memory_bytes:
                 raise GraderLimit("memory limit of the grader")
-        frame = read_frame(self._sock.fileno())
+        frame = read_frame(self._sock.recv)
         if frame is None:
             raise ConnectionResetError("the grader died")
         return frame
@@ -191,27 +191,27 @@ def _become_grader(worker_pid: int) -> None:
     die_with_parent(signal.SIGKILL, worker_pid)
 
 
-def serve(talk: int, memory_fd: int) -> None:
-    """The grader's own loop: chunks in, verdicts out, until the worker hangs up. `talk`: our end of the socket."""
+def serve(sock: socket.socket, memory_fd: int) -> None:
+    """The grader's own loop: chunks in, verdicts out, until the worker hangs up."""
     tools = WorkerTools()
     try:
-        while (frame := read_frame(talk)) is not None:
+        while (frame := read_frame(sock.recv)) is not None:
             answers = read(decode_body(frame[1:]))
-            known, busy = _ask(talk, answers) if frame[:1] == b"s" else ({}, set())
+            known, busy = _ask(sock, answers) if frame[:1] == b"s" else ({}, set())
             later = _judge_all(list(enumerate(answers)), known, busy, tools, memory_fd)
             if later:
-                write_frame(talk, b"")
-                known |= from_json(read_frame(talk) or b"[{}]")[0]
+                write_frame(sock.fileno(), b"")
+                known |= from_json(read_frame(sock.recv) or b"[{}]")[0]
                 _judge_all(later, known, set(), tools, memory_fd)
-            write_frame(talk, b"")
+            write_frame(sock.fileno(), b"")
     finally:
         tools.close()
 
 
-def _ask(talk: int, answers: Sequence[Answer]) -> tuple[dict[str, str], set[str]]:
+def _ask(sock: socket.socket, answers: Sequence[Answer]) -> tuple[dict[str, str], set[str]]:
     keys = list(dict.fromkeys(answer.key for answer in answers if answer.key))
-    write_frame(talk, dump(keys))
-    known, busy = from_json(read_frame(talk) or b"[{},[]]")
+    write_frame(sock.fileno(), dump(keys))
+    known, busy = from_json(read_frame(sock.recv) or b"[{},[]]")
     return known, set(busy)
 
 
