@@ -35,6 +35,7 @@ TOLERANCE = 1e-3
 
 class Fixture:
     def __init__(self, folder: Path, tied: bool) -> None:
+        self.tied = tied
         name = save(folder, 0, tied)
         self.server: Server = own_server("", name, SETTINGS, MAX_MODEL_LEN, torch.float32, "files", folder / "vllm.log")
         self.policy = Policy(model(1, tied), 1.2)
@@ -71,6 +72,16 @@ def test_weights_given_while_completions_wait_leave_no_old_cache(served: Fixture
     next(unfinished)
     assert push_weights(served.policy, served.engine, 2, PROBE, TOLERANCE) < TOLERANCE
     unfinished.close()
+    assert largest_error(rolled(served.engine), served.policy) < TOLERANCE
+
+
+def test_a_transfer_that_a_dead_trainer_left_halfway_is_made_good(served: Fixture) -> None:
+    push_weights(served.policy, served.engine, 3, PROBE, TOLERANCE)
+    other = list(Policy(model(2, served.tied), 1.2).weights())
+    served.server.post("/pause?mode=keep")
+    served.server.post("/start_weight_update")
+    FilesChannel().send(other[: len(other) // 2], [served.server])
+    assert push_weights(served.policy, served.engine, 4, PROBE, TOLERANCE) < TOLERANCE
     assert largest_error(rolled(served.engine), served.policy) < TOLERANCE
 
 

@@ -353,6 +353,20 @@ def test_an_own_server_that_hangs_is_started_again(tmp_path: Path, stubs: list[S
     engine.close()
 
 
+def test_an_own_server_that_loads_again_is_not_waited_for_while_another_is_left(
+    tmp_path: Path, stubs: list[StubVllm]
+) -> None:
+    """A device that broke for good would hold up every step."""
+    server = own(tmp_path, "import time; time.sleep(600)", stubs[0].url)
+    servers = Servers([server, Server(stubs[1].url)], 60.0, 64, "files")
+    assert len(servers.living()) == 2
+    stubs[0].statuses["/weight_info"] = 503
+    begun = time.monotonic()
+    assert [s.url for s in servers.living()] == [stubs[1].url]
+    assert time.monotonic() - begun < 50
+    servers.close()
+
+
 def test_an_own_server_started_again_in_a_rollout_outlives_it(tmp_path: Path, stubs: list[StubVllm]) -> None:
     """It ends with the thread it was started from: the kernel means the thread where it says parent."""
     server = own(tmp_path, "import time; time.sleep(600)", stubs[0].url)

@@ -137,30 +137,30 @@ class Servers:
     def living(self) -> list[Server]:
         """Servers that answer. Own ones that ended are started again; none may be missing at the run's beginning.
 
-        Later others are waited for only where none is left. Raises EngineError when patience ends without any.
+        Later nobody is waited for while another is left. Raises EngineError when patience ends without any.
         """
         deadline = time.monotonic() + self._patience_s
         while True:
             for server in self.all:
                 server.start()
             alive = [server for server in self.all if server.is_healthy()]
-            awaited = [s for s in self.all if (self._everyone or s.command) and s not in alive]
-            if alive and (not awaited or time.monotonic() > deadline):
+            late = time.monotonic() > deadline
+            if alive and (late or not self._everyone or len(alive) == len(self.all)):
                 break
-            for server in awaited:
-                self._raise_if_hopeless(server)
-            if time.monotonic() > deadline:
+            if late:
                 raise EngineError(f"no vLLM server answers: {', '.join(s.url for s in self.all)}")
+            self._raise_if_hopeless()
             time.sleep(POLL_S)
         self._everyone = False
         return on_all(alive, self._check)
 
-    def _raise_if_hopeless(self, server: Server) -> None:
+    def _raise_if_hopeless(self) -> None:
         """An own server that cannot start for its configuration never will."""
-        if server.process is not None and server.process.poll() is not None and self._everyone:
-            assert server.log is not None
-            lines = server.log.read_text(errors="replace").strip().splitlines()
-            raise EngineError(f"a vLLM server did not start, see {server.log}: {lines[-1] if lines else 'no output'}")
+        for server in self.all if self._everyone else []:
+            if server.process is not None and server.process.poll() is not None:
+                assert server.log is not None
+                lines = server.log.read_text(errors="replace").strip().splitlines() or ["no output"]
+                raise EngineError(f"a vLLM server did not start, see {server.log}: {lines[-1]}")
 
     def _check(self, server: Server) -> None:
         """Raises ConfigError for a server that would give other numbers than the trainer thinks."""
