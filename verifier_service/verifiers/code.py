@@ -163,48 +163,41 @@ def _run_test(task: CodeTask, source: str, index: int, limits: Limits, tools: To
     result = tools.runner.execute(request)
     if result.status is Status.SANDBOX_ERROR:
         raise CannotJudge("sandbox", result.detail)
-    if isinstance(test, StdinTest):
-        status = _judge_output(task, test, result, tools)
+    bad_end = _bad_end(result, wants_report=not isinstance(test, StdinTest))
+    if bad_end:
+        status = bad_end
+    elif isinstance(test, StdinTest):
+        status = _judge_output(task, test, result.stdout, tools)
     elif isinstance(test, CallTest):
-        status = _judge_call(test, result)
+        status = _judge_call(test, result.report or {})
     else:
-        status = _judge_assert(result)
+        status = _judge_assert(result.report or {})
     return TestRun(status, result.cpu_time_s, result.detail if result.status is Status.COMPILE_ERROR else "")
 
 
-def _ended(result: ExecutionResult) -> str | None:
+def _bad_end(result: ExecutionResult, *, wants_report: bool) -> str | None:
     """The status of a run that did not end well, None where it did."""
     if result.status is Status.OK:
-        return None
+        return "no_result" if wants_report and result.report is None else None
     return "runtime_error" if result.status in (Status.NONZERO_EXIT, Status.SIGNALLED) else str(result.status)
 
 
-def _judge_output(task: CodeTask, test: StdinTest, result: ExecutionResult, tools: Tools) -> str:
-    bad_end = _ended(result)
-    if bad_end:
-        return bad_end
+def _judge_output(task: CodeTask, test: StdinTest, output: bytes, tools: Tools) -> str:
     if task.checker is not None:
-        right = accepts(task.checker, test, result.stdout, tools)
+        right = accepts(task.checker, test, output, tools)
     else:
-        right = same_output(result.stdout, test.stdout, task.float_tolerance)
+        right = same_output(output, test.stdout, task.float_tolerance)
     return PASSED if right else "wrong_answer"
 
 
-def _judge_call(test: CallTest, result: ExecutionResult) -> str:
-    bad_end = _ended(result)
-    if bad_end or result.report is None:
-        return bad_end or "no_result"
-    if "result" in result.report:
-        return PASSED if same_value(result.report["result"], test.expected) else "wrong_answer"
-    raised = result.report.get("raised")
+def _judge_call(test: CallTest, report: Mapping[str, Any]) -> str:
+    if "result" in report:
+        return PASSED if same_value(report["result"], test.expected) else "wrong_answer"
     known = {"MemoryError": "memory_limit", "NoEntryPoint": "no_entry_point"}
-    return "not_plain" if "not_plain" in result.report else known.get(str(raised), "runtime_error")
+    return "not_plain" if "not_plain" in report else known.get(str(report.get("raised")), "runtime_error")
 
 
-def _judge_assert(result: ExecutionResult) -> str:
-    bad_end = _ended(result)
-    if bad_end or result.report is None:
-        return bad_end or "no_result"
-    if result.report.get("passed") is True:
+def _judge_assert(report: Mapping[str, Any]) -> str:
+    if report.get("passed") is True:
         return PASSED
-    return "runtime_error" if result.report.get("loading") else "assertion_failed"
+    return "runtime_error" if report.get("loading") else "assertion_failed"
