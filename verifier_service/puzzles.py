@@ -21,6 +21,7 @@ from functools import cache, lru_cache
 from typing import Any, get_type_hints
 
 from verifier_service.answer_guard import EVALUATING, refusal
+from verifier_service.errors import TaskRefused
 from verifier_service.plotless import without_plotting
 from verifier_service.strict_scores import strict_score
 
@@ -52,11 +53,16 @@ def dataset_names() -> tuple[str, ...]:
     return tuple(sorted(DATASETS))
 
 
-def check_config(name: str, config: Mapping[str, Any]) -> None:
-    """Let the data set's own config class have its say, without building the data set. Raises whatever it raises."""
-    made = DATASETS[name][1](**_arguments(name, config))
-    if hasattr(made, "validate"):
-        made.validate()
+def admit(name: str, config: Mapping[str, Any]) -> None:
+    """Let the data set's own config class have its say, without building the data set. Raises `TaskRefused`."""
+    if name not in DATASETS:
+        raise TaskRefused("dataset", f"no Reasoning Gym data set {name!r} is installed")
+    try:
+        made = DATASETS[name][1](**_arguments(name, config))
+        if hasattr(made, "validate"):
+            made.validate()
+    except Exception as error:  # what a data set's config class raises is its own affair
+        raise TaskRefused("config", f"{type(error).__name__}: {error}") from error
 
 
 @cache

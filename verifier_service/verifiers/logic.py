@@ -54,12 +54,7 @@ class LogicVerifier:
         return LogicTask
 
     def admit(self, task: LogicTask) -> None:
-        if task.dataset not in puzzles.dataset_names():
-            raise TaskRefused("dataset", f"no Reasoning Gym data set {task.dataset!r} is installed")
-        try:
-            puzzles.check_config(task.dataset, _config(task))
-        except Exception as error:  # what a data set's config class raises is its own affair
-            raise TaskRefused("config", f"{type(error).__name__}: {error}") from error
+        puzzles.admit(task.dataset, _config(task))
         if task.entry is not None:
             _admit_entry(task)
 
