@@ -22,6 +22,7 @@ from typing import Any
 from verifier_service.answer_guard import RESTATING
 
 Entry = Mapping[str, Any]
+Check = Callable[[Entry, str], bool]
 
 EARNED_PARTS: Mapping[str, float] = {
     "boxnet": 0.05,
@@ -64,14 +65,9 @@ def strict_score(name: str, entry: Entry, answer: str, library_score: float) -> 
     return library_score if part else 1.0
 
 
-def _same_text(entry: Entry, answer: str) -> bool:
-    """Sums of shares reach 1.0 before the end of the answer: what comes after it went unread."""
-    return answer.strip().lower() == str(entry["answer"]).strip().lower()
-
-
-def _same_letters(entry: Entry, answer: str) -> bool:
-    """Ten right letters paid in full, however many wrong ones followed."""
-    return answer.replace(" ", "").strip().lower() == str(entry["answer"]).strip().lower()
+def _same(normalised: Callable[[str], str]) -> Check:
+    """The whole answer is the entry's own, but for what `normalised` takes away."""
+    return lambda entry, answer: normalised(answer) == normalised(str(entry["answer"]))
 
 
 def _finite(entry: Entry, answer: str) -> bool:
@@ -117,12 +113,6 @@ def _calendar(entry: Entry, answer: str) -> bool:
 
 def _is_integer(text: str) -> bool:
     return re.fullmatch(r"[+-]?\d{1,18}", text) is not None
-
-
-def _whole_board(entry: Entry, answer: str) -> bool:
-    """Cells beyond the board went unread."""
-    given, wanted = (re.sub(r"\s", "", text) for text in (answer, str(entry["answer"])))
-    return given == wanted
 
 
 def _all_words(entry: Entry, answer: str) -> bool:
@@ -189,11 +179,13 @@ def _value(node: ast.expr, used: list[int]) -> Fraction:
     raise ValueError(f"{type(node).__name__} is no part of the puzzle")
 
 
-CHECKS: Mapping[str, Callable[[Entry, str], bool]] = {
-    "game_of_life_halting": _same_text,  # the truth of a string that is not empty
-    "letter_jumble": _same_text,
-    "spell_backward": _same_text,
-    "figlet_font": _same_letters,
+CHECKS: Mapping[str, Check] = {
+    # Any text was true; sums of shares reach 1.0 before the end of the answer, and what comes after it went unread.
+    **dict.fromkeys(("game_of_life_halting", "letter_jumble", "spell_backward"), _same(lambda t: t.strip().lower())),
+    # Ten right letters paid in full, however many wrong ones followed.
+    "figlet_font": _same(lambda text: text.replace(" ", "").strip().lower()),
+    # Cells beyond the board went unread.
+    "game_of_life": _same(lambda text: re.sub(r"\s", "", text)),
     "complex_arithmetic": _finite,
     "polynomial_equations": _roots,
     "coin_flip": _probability,
@@ -203,7 +195,6 @@ CHECKS: Mapping[str, Callable[[Entry, str], bool]] = {
     "gsm_symbolic": _one_number,
     "time_intervals": _whole_days,
     "calendar_arithmetic": _calendar,
-    "game_of_life": _whole_board,
     "quantum_lock": _buttons,
     "advanced_geometry": _two_coordinates,
     "propositional_logic": _new_conclusion,
