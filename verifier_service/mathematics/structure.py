@@ -255,18 +255,12 @@ def _compare_matrices(gold: Node, answer: Node) -> bool | None:
     if rows is None or other_rows is None:
         return False if value.is_scalar(gold) or value.is_scalar(answer) else None
     if "group" in (gold.op, answer.op):  # a vector may stand as a tuple
-        flat, other_flat = ([cell for row in side for cell in row] for side in (rows, other_rows))
-        if min(len(rows), len(rows[0])) > 1 or min(len(other_rows), len(other_rows[0])) > 1:
+        if any(min(len(side), len(side[0])) > 1 for side in (rows, other_rows)):
             return False
-        rows, other_rows = [tuple(flat)], [tuple(other_flat)]
-    if [len(row) for row in rows] != [len(row) for row in other_rows]:
+    elif [len(row) for row in rows] != [len(row) for row in other_rows]:
         return False
-    pairs = (
-        (one, other)
-        for row, others in zip(rows, other_rows, strict=True)
-        for one, other in zip(row, others, strict=True)
-    )
-    return _all(compare(one, other) for one, other in pairs)
+    cells, others = ([cell for row in side for cell in row] for side in (rows, other_rows))
+    return _all(map(compare, cells, others)) if len(cells) == len(others) else False
 
 
 def _rows(node: Node) -> list[tuple[Node, ...]] | None:

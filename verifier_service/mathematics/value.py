@@ -65,14 +65,8 @@ def exact(node: Node) -> Fraction | None:
     if sum(map(_size, known)) > _MAX_PRECISE_BITS:
         return None
     left, right = known[0], known[-1]
-    if node.op == "add":
-        return sum(known, Fraction(0))
-    if node.op == "mul":
-        return math.prod(known, start=Fraction(1))
-    if node.op == "neg":
-        return -left
-    if node.op == "div" and right:
-        return left / right
+    if node.op in ("add", "mul", "neg") or (node.op == "div" and right):
+        return Fraction(_OPERATIONS[node.op](known, None))
     if node.op == "pow" and right.denominator == 1 and (left or right > 0):
         return left ** int(right) if abs(right) * _size(left) <= _MAX_PRECISE_BITS else None
     if node.op == "call" and node.value in _INTEGER_FUNCTIONS:
