@@ -4,6 +4,7 @@ Every comparison answers True, False or None (cannot tell); a conjunction of the
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from fractions import Fraction
 
 from verifier_service.mathematics import value
@@ -27,7 +28,7 @@ def expand(node: Node) -> Node:
     """`node` with a plus-minus written out as both of its values, the real line as an interval, and without what an
     exact value is said to be about."""
     node = _plain(node)
-    if not _signs(node):
+    if all(part.op != "pm" for part in node.walk()):
         return node
     if node.op == "list":
         return Node("list", tuple(part for arg in node.args for part in _elements(expand(arg), "list")), node.value)
@@ -58,15 +59,11 @@ def _are_far(left: Node, right: Node) -> bool:
     return abs(one - other) > max(Fraction(1, 2), max(abs(one), abs(other)) / 20)
 
 
-def _signs(node: Node) -> bool:
-    return node.op == "pm" or any(_signs(arg) for arg in node.args)
-
-
 def _with_sign(node: Node, sign: str) -> Node:
     args = tuple(_with_sign(arg, sign) for arg in node.args)
     if node.op == "pm":
         return args[0] if sign == "add" else Node("neg", args)
-    return Node(node.op, args, node.value, node.decimals)
+    return replace(node, args=args)
 
 
 def with_parameter(
@@ -89,8 +86,8 @@ def with_parameter(
 
 def _renamed(node: Node, name: str, new: str) -> Node:
     if node.op == "sym":
-        return Node("sym", value=new) if node.value == name else node
-    return Node(node.op, tuple(_renamed(arg, name, new) for arg in node.args), node.value, node.decimals)
+        return replace(node, value=new) if node.value == name else node
+    return replace(node, args=tuple(_renamed(arg, name, new) for arg in node.args))
 
 
 def is_constant(node: Node) -> bool:

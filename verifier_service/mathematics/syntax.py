@@ -29,6 +29,13 @@ class Node:
     decimals: int | None = None
     """Digits behind the point of a decimal literal; None for what is exact by its form."""
 
+    def walk(self) -> list["Node"]:
+        """This node and all below it."""
+        found = [self]
+        for node in found:
+            found += node.args
+        return found
+
 
 _GREEK = frozenset(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega"

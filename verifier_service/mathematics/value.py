@@ -42,16 +42,14 @@ class TooLarge(NoValue):
 
 def symbols(node: Node) -> frozenset[str]:
     """The names of the free symbols."""
-    if node.op == "sym":
-        return frozenset({str(node.value)})
-    return frozenset().union(*(symbols(arg) for arg in node.args)) if node.args else frozenset()
+    return frozenset(str(part.value) for part in node.walk() if part.op == "sym")
 
 
 SCALAR_OPS = frozenset({"num", "sym", "const", "add", "mul", "div", "pow", "neg", "deg", "call"})
 
 
 def is_scalar(node: Node) -> bool:
-    return node.op in SCALAR_OPS and node.value != "inf" and all(is_scalar(arg) for arg in node.args)
+    return node.op in SCALAR_OPS and node.value != "inf" and all(map(is_scalar, node.args))
 
 
 def exact(node: Node) -> Fraction | None:
@@ -102,7 +100,7 @@ def same(gold: Node, answer: Node) -> bool | None:
             return _same_tower(gold, answer)
         return (_near(*values, _SAME) and _agree_to_the_unit(gold, answer, values)) or _rounds_to(gold, answer, *values)
     tolerance = max(_SAME, min(_PRECISE.mpf("1e-5"), 1.5 * (_slack(gold) + _slack(answer))))
-    complex_valued = _has_imaginary(gold) or _has_imaginary(answer)
+    complex_valued = any(part.op == "const" and part.value == "i" for part in (*gold.walk(), *answer.walk()))
     compared = 0
     for point in range(_NUM_POINTS):
         values = _values(gold, answer, point)
@@ -214,16 +212,13 @@ def _is_real(value: Scalar) -> bool:
     return bool(abs(value.imag) <= 1e-12 * max(abs(value), 1e-300))
 
 
-def _has_imaginary(node: Node) -> bool:
-    return (node.op == "const" and node.value == "i") or any(_has_imaginary(arg) for arg in node.args)
-
-
 def _slack(node: Node) -> float:
     """The relative rounding error that the long decimals of an expression carry."""
-    own = 0.0
-    if isinstance(node.value, Fraction) and node.decimals is not None and _is_long(node.value, node.decimals):
-        own = 0.5 * float(Fraction(10) ** -node.decimals / abs(node.value))
-    return own + sum(_slack(arg) for arg in node.args)
+    return sum(
+        0.5 * float(Fraction(10) ** -part.decimals / abs(part.value))
+        for part in node.walk()
+        if isinstance(part.value, Fraction) and part.decimals is not None and _is_long(part.value, part.decimals)
+    )
 
 
 _LONG_DECIMAL = 6
@@ -248,14 +243,16 @@ def is_rounding(decimal: Fraction, decimals: int, exact_value: Scalar) -> bool:
 
 def _rounds_to(gold: Node, answer: Node, gold_value: Scalar, answer_value: Scalar) -> bool:
     """One side is a bare long decimal, the other an exact value that it was rounded from."""
-    for node, exact_value, other in ((gold, answer_value, answer), (answer, gold_value, gold)):
-        decimals, value = _long_decimals(node), exact(node)
-        if decimals is None or value is None or _long_decimals(other) is not None:
-            continue
-        if isinstance(exact_value, (float, complex)) or not _is_real(_float(exact_value)):
-            continue
-        return is_rounding(value, decimals, exact_value)
-    return False
+    decimals, answer_decimals = _long_decimals(gold), _long_decimals(answer)
+    if (decimals is None) == (answer_decimals is None):
+        return False
+    node, exact_value = gold, answer_value
+    if decimals is None:
+        node, decimals, exact_value = answer, answer_decimals, gold_value
+    value = exact(node)
+    if value is None or decimals is None or isinstance(exact_value, (float, complex)):
+        return False
+    return _is_real(_float(exact_value)) and is_rounding(value, decimals, exact_value)
 
 
 def _float(value: Scalar) -> Scalar:
@@ -338,7 +335,7 @@ _FUNCTIONS |= {f"arc{name}": f"a{name}" for name in _INVERSE}
 
 def _call(name: str, args: list[Scalar], node: Node, context: Any) -> Scalar:
     value = args[0]
-    if name in _TRIGONOMETRIC and _in_degrees(node.args[0]):
+    if name in _TRIGONOMETRIC and any(part.op == "deg" for part in node.args[0].walk()):
         value = value * context.pi / 180
     if name in ("log", "lg") or (name == "ln" and len(args) == 2):
         base = args[1] if len(args) == 2 else context.mpf(10) if name == "lg" else None
@@ -354,7 +351,3 @@ def _call(name: str, args: list[Scalar], node: Node, context: Any) -> Scalar:
         raise NoValue
     # mpmath's double precision lacks the inverse hyperbolic functions.
     return getattr(context if hasattr(context, _FUNCTIONS[name]) else cmath, _FUNCTIONS[name])(value)
-
-
-def _in_degrees(node: Node) -> bool:
-    return node.op == "deg" or any(_in_degrees(arg) for arg in node.args)
