@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter
 
 from verifier_service.chunks import Chunk, Piece, dump
-from verifier_service.grading import cannot_judge
+from verifier_service.errors import CannotJudge
 from verifier_service.schemas import Item
+from verifier_service.verify import to_verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Batch:
         for position in positions:
             if self.verdicts[position] is None:
                 slot = next(s for s in self.layout.slots if s.start <= position < s.start + s.count)
-                verdict = cannot_judge(slot.kind, slot.version, reason)
+                verdict = to_verdict(slot.kind, slot.version, CannotJudge(reason))
                 self.failed.append(position)
                 self.fill([position], [verdict.model_dump_json().encode()])
 
@@ -133,7 +134,7 @@ class Batch:
         verdicts = self.verdicts[slot.start : slot.start + slot.count]
         if None in verdicts:
             reason = "cancelled" if self.cancelled else "queue"
-            lacking = cannot_judge(slot.kind, slot.version, reason).model_dump_json().encode()
+            lacking = to_verdict(slot.kind, slot.version, CannotJudge(reason)).model_dump_json().encode()
             verdicts = [verdict or lacking for verdict in verdicts]
         item_id = dump(default_id if slot.item_id is None else slot.item_id)
         return b'{"id":' + item_id + b',"verdicts":[' + b",".join(filter(None, verdicts)) + b"]}"

@@ -6,8 +6,7 @@ the old one is dropped. Memory is bounded by `cache_size` entries a lane without
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
 from redis import Redis
 
@@ -48,16 +47,6 @@ if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[1]) then redis.call('RENAME', KE
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What the worker knows of a chunk's answers before they are judged."""
-
-    verdicts: Mapping[str, str]
-    """key -> verdict JSON"""
-    busy: Sequence[str] = ()
-    """Keys that another worker is judging right now."""
-
-
 class JudgementCache:
     """One lane's cache, as one worker sees it."""
 
@@ -81,16 +70,15 @@ class JudgementCache:
         self._publish(self._keys, [self._generation, TTL_S, *entries])
         self._locked.clear()
 
-    def look(self, keys: Sequence[str]) -> Known:
-        """What is known of these answers; those that nobody is judging are from now on this worker's to judge."""
+    def look(self, keys: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+        """The verdicts (JSON, by key) that are known of these answers, and the answers that another worker is judging;
+        the others are from now on this worker's to judge."""
         found = dict(zip(keys, self._lookup(self._keys, [self._worker, LOCK_S, *keys]), strict=True))
         self._locked |= {key for key, value in found.items() if value == 0}
-        return Known(
-            verdicts={key: value.decode() for key, value in found.items() if isinstance(value, bytes)},
-            busy=[key for key, value in found.items() if value == 1],
-        )
+        known = {key: value.decode() for key, value in found.items() if isinstance(value, bytes)}
+        return known, [key for key, value in found.items() if value == 1]
 
-    def wait(self, busy: Sequence[str], done: Sequence[Line], on_tick: Callable[[], None]) -> Known:
+    def wait(self, busy: Sequence[str], done: Sequence[Line], on_tick: Callable[[], None]) -> dict[str, str]:
         """Publish what is done here, then wait a while for what others judge. In this order two chunks cannot wait in
         a circle."""
         self.publish(done)
@@ -101,7 +89,6 @@ class JudgementCache:
             time.sleep(pause)
             pause = min(2 * pause, 0.1)
             on_tick()
-            known = self.look(busy)
-            verdicts |= known.verdicts
-            busy = known.busy
-        return Known(verdicts)
+            known, busy = self.look(busy)
+            verdicts |= known
+        return verdicts

@@ -141,12 +141,11 @@ class Grader:
         talk = self._sock.fileno()
         write_frame(talk, (b"s" if cache else b"-") + body)
         if cache is not None:
-            known = cache.look(from_json(self._answer(limits, on_tick)))
-            write_frame(talk, dump([known.verdicts, known.busy]))
-            if known.busy:
+            verdicts, busy = cache.look(from_json(self._answer(limits, on_tick)))
+            write_frame(talk, dump([verdicts, busy]))
+            if busy:
                 self._answer(limits, on_tick)
-                later = cache.wait(known.busy, self._progress()[0], on_tick)
-                write_frame(talk, dump([later.verdicts, []]))
+                write_frame(talk, dump(cache.wait(busy, self._progress()[0], on_tick)))
         self._answer(limits, on_tick)
 
     def _answer(self, limits: GraderLimits, on_tick: Callable[[], None]) -> bytes:
@@ -176,8 +175,7 @@ class Grader:
         for line in written.split(b"\n")[:-1]:
             head, _tab, verdict = line.partition(b"\t")
             if verdict:
-                index, key, kind, outcome, reason, elapsed_s, copied = from_json(head)
-                lines.append(Line(index, key, kind, outcome, reason, elapsed_s, verdict, copied))
+                lines.append(Line(*[*from_json(head), verdict]))
                 begun = None
             else:
                 begun = int(head)
@@ -201,7 +199,7 @@ def serve(sock: socket.socket, memory_fd: int) -> None:
             later = _judge_all(list(enumerate(answers)), known, busy, tools, memory_fd)
             if later:
                 write_frame(sock.fileno(), b"")
-                known |= from_json(read_frame(sock.recv) or b"[{}]")[0]
+                known |= from_json(read_frame(sock.recv) or b"{}")
                 _judge_all(later, known, set(), tools, memory_fd)
             write_frame(sock.fileno(), b"")
     finally:

@@ -8,9 +8,9 @@ from functools import partial
 from pydantic import ValidationError
 
 from verifier_service.chunks import Piece, dump
-from verifier_service.errors import TaskRefused
+from verifier_service.errors import CannotJudge, TaskRefused
 from verifier_service.registry import parse_task
-from verifier_service.schemas import Outcome, Verdict
+from verifier_service.schemas import Verdict
 from verifier_service.verifier import Tools
 from verifier_service.verify import find_answer, to_verdict, verdict_on
 
@@ -35,10 +35,10 @@ class Line:
     outcome: str
     reason: str
     elapsed_s: float
+    copied: bool
+    """Equal to another completion of this batch, or known from an earlier one."""
     verdict: bytes
     """JSON."""
-    copied: bool = False
-    """Equal to another completion of this batch, or known from an earlier one."""
 
 
 def read(pieces: Sequence[Piece]) -> list[Answer]:
@@ -51,7 +51,7 @@ def _read_piece(piece: Piece) -> Iterator[Answer]:
         verifier, task = parse_task(piece.task)
     except (TaskRefused, ValidationError) as error:
         # The API admitted the task, so this worker is of another version or lacks a plug-in: our fault.
-        verdict = cannot_judge(str(piece.task.get("kind")), "", "grader_bug", str(error))
+        verdict = to_verdict(str(piece.task.get("kind")), "", CannotJudge("grader_bug", str(error)))
         yield from [_known(verdict)] * len(piece.completions)
         return
     task_digest = hashlib.sha256(dump([verifier.kind, verifier.version, piece.task])).digest()
@@ -61,26 +61,8 @@ def _read_piece(piece: Piece) -> Iterator[Answer]:
             key = hashlib.sha256(task_digest + found.encode("utf-8", "surrogatepass")).hexdigest()
             yield Answer(key, partial(verdict_on, verifier, task, found))
         else:
-            yield _known(to_verdict(verifier, found, None, 0.0))
+            yield _known(to_verdict(verifier.kind, verifier.version, found))
 
 
 def _known(verdict: Verdict) -> Answer:
     return Answer("", lambda _tools: verdict)
-
-
-def cannot_judge(kind: str, version: str, reason: str, detail: str = "") -> Verdict:
-    return Verdict(
-        outcome=Outcome.ERROR,
-        reward=None,
-        reason=reason,
-        components={"detail": detail} if detail else {},
-        verifier=kind,
-        verifier_version=version,
-    )
-
-
-def grader_limit(kind: str, version: str) -> Verdict:
-    """The verdict of a completion that hit the grader's own limit, or killed its worker, twice."""
-    return Verdict(
-        outcome=Outcome.INCORRECT, reward=0.0, reason="grader_limit", verifier=kind, verifier_version=version
-    )

@@ -43,7 +43,7 @@ def verify(verifier: AnyVerifier, task: Task, completion: str, tools: Tools) -> 
     """Grade one completion. Never raises."""
     answer = find_answer(verifier, task, completion)
     if isinstance(answer, Judgement):
-        return to_verdict(verifier, answer, None, 0.0)
+        return to_verdict(verifier.kind, verifier.version, answer)
     return verdict_on(verifier, task, answer, tools)
 
 
@@ -60,7 +60,7 @@ def verdict_on(verifier: AnyVerifier, task: Task, answer: str, tools: Tools) -> 
     """Of an extracted answer. Never raises."""
     started = time.perf_counter()
     judgement = judge(verifier, task, answer, tools)
-    return to_verdict(verifier, judgement, answer, time.perf_counter() - started)
+    return to_verdict(verifier.kind, verifier.version, judgement, answer, time.perf_counter() - started)
 
 
 def judge(verifier: AnyVerifier, task: Task, answer: str, tools: Tools) -> Judgement | CannotJudge:
@@ -77,21 +77,22 @@ def judge(verifier: AnyVerifier, task: Task, answer: str, tools: Tools) -> Judge
 
 
 def to_verdict(
-    verifier: AnyVerifier, judgement: Judgement | CannotJudge, answer: str | None, elapsed_s: float
+    kind: str, version: str, judgement: Judgement | CannotJudge, answer: str | None = None, elapsed_s: float = 0.0
 ) -> Verdict:
-    components: dict[str, Any] = {}
-    if not isinstance(judgement, CannotJudge):
+    if isinstance(judgement, CannotJudge):
+        outcome, reward = Outcome.ERROR, None
+        components: dict[str, Any] = {"detail": judgement.detail} if judgement.detail else {}
+    else:
+        outcome, reward = outcome_of(judgement.reward), judgement.reward
         components = dict(judgement.components)
-    elif judgement.detail:
-        components = {"detail": judgement.detail}
     return Verdict(
-        outcome=Outcome.ERROR if isinstance(judgement, CannotJudge) else outcome_of(judgement.reward),
-        reward=None if isinstance(judgement, CannotJudge) else judgement.reward,
+        outcome=outcome,
+        reward=reward,
         reason=judgement.reason,
         extracted=answer,
         components=components,
-        verifier=verifier.kind,
-        verifier_version=verifier.version,
+        verifier=kind,
+        verifier_version=version,
         elapsed_s=round(elapsed_s, 6),
     )
 

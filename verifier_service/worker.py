@@ -40,11 +40,13 @@ from verifier_service.chunks import (
     split_chunk,
 )
 from verifier_service.grader import Grader, GraderKilled, GraderLimits
-from verifier_service.grading import Line, grader_limit
+from verifier_service.grading import Line
 from verifier_service.registry import verifier_for
 from verifier_service.rq_job import GradingJob, GradingQueue, put
 from verifier_service.settings import Settings
 from verifier_service.tracing import completed, set_up, span
+from verifier_service.verifier import Judgement
+from verifier_service.verify import to_verdict
 
 log = logging.getLogger(__name__)
 
@@ -299,5 +301,5 @@ def _part(body: bytes, indices: Sequence[int]) -> bytes:
 def _limit_line(body: bytes) -> Line:
     """The verdict of the one completion in this body that hit the grader's limit alone."""
     kind = str(decode_body(body)[0].task["kind"])
-    verdict = grader_limit(kind, verifier_for(kind).version)
-    return Line(0, "", kind, verdict.outcome, verdict.reason, 0.0, verdict.model_dump_json().encode())
+    verdict = to_verdict(kind, verifier_for(kind).version, Judgement(0.0, "grader_limit"))
+    return Line(0, "", kind, verdict.outcome, verdict.reason, 0.0, False, verdict.model_dump_json().encode())
