@@ -178,7 +178,7 @@ class Jobs:
         late = False
         while not batch.settled():
             left_s = batch.deadline - time.monotonic()
-            pause_s = LOOK_AGAIN_S if late else max(0.0, min(LOOK_AGAIN_S, left_s))
+            pause_s = min(LOOK_AGAIN_S, left_s) if left_s > 0 else LOOK_AGAIN_S
             looked_at = time.monotonic()
             while not batch.settled() and (rest_s := looked_at + pause_s - time.monotonic()) > 0:
                 await batch.change(rest_s)
@@ -186,8 +186,8 @@ class Jobs:
                 break
             try:
                 if not late and time.monotonic() >= batch.deadline:
-                    late = True
                     batch.fail(await self._store.take_back(batch, even_running=False), "deadline")
+                    late = True
                 await self._reconcile(batch, late)
             except RedisError as error:
                 log.warning("job %s: the queue cannot be reached: %s", batch.job_id, error)

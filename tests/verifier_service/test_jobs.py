@@ -1,5 +1,6 @@
 """Idempotency, deadlines, cancelling, dedup: what the queue promises about one batch."""
 
+import asyncio
 import json
 import signal
 import threading
@@ -8,10 +9,16 @@ from pathlib import Path
 
 import httpx
 import pytest
-import redis
+import redis.asyncio
 
 from tests.verifier_service.service_process import ServiceProcess, echo_item, running_service
+from verifier_service.batch import Batch, Layout, Slot
+from verifier_service.batch_store import BatchStore
+from verifier_service.chunks import Chunk
+from verifier_service.jobs import Jobs
+from verifier_service.metrics import Metrics
 from verifier_service.schemas import JobState, ScoredItem, ScoreResponse
+from verifier_service.settings import Settings
 
 SCORE = "/v1/score"
 
@@ -131,6 +138,36 @@ def test_what_the_deadline_ended_answers_the_same_when_asked_again(http: httpx.C
         thread.join()
     assert verdicts(first) == [("error", "deadline")]
     assert http.post(SCORE, json=body).content == first.content
+
+
+class AwayAtFirst(BatchStore):
+    """Redis cannot be reached when the deadline passes; after that it can. Nothing was dispatched."""
+
+    def __init__(self) -> None:
+        self.num_asked = 0
+
+    async def take_back(self, batch: Batch, *, even_running: bool) -> list[int]:
+        self.num_asked += 1
+        if self.num_asked == 1:
+            raise redis.ConnectionError("away")
+        return [position for _chunk, positions in batch.open_chunks() for position in positions]
+
+    async def collect(self, batch: Batch) -> None: ...
+
+    async def missing_chunks(self, batch: Batch) -> list[tuple[Chunk, list[int]]]:
+        return []
+
+    async def keep(self, batch: Batch) -> None: ...
+
+
+async def test_a_deadline_that_passes_while_redis_is_away_still_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verifier_service.jobs.LOOK_AGAIN_S", 0.01)
+    layout = Layout("me", [Slot(None, 0, 1, "echo", "1")], [Chunk("light-j-0", [0])], time.time() + 0.1)
+    batch = Batch("j", layout, None)
+    jobs = Jobs(redis.asyncio.Redis(), Settings(), Metrics())
+    jobs._store = AwayAtFirst()
+    await asyncio.wait_for(jobs._look_after(batch), 30)
+    assert b'"reason":"deadline"' in batch.response_json()
 
 
 def test_a_cancelled_job_stops_costing(http: httpx.Client, tmp_path: Path) -> None:
