@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
@@ -54,6 +54,7 @@ _KEEP_ALIVE = [
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
+Later = Coroutine[Any, Any, Answer]
 
 
 class ServiceError(Exception):
@@ -131,7 +132,7 @@ def _waited(describe: Callable[P, _Call[Answer]]) -> Callable[Concatenate["Clien
     return send
 
 
-def _awaited(describe: Callable[P, _Call[Answer]]) -> Callable[Concatenate["AsyncClient", P], Awaitable[Answer]]:
+def _awaited(describe: Callable[P, _Call[Answer]]) -> Callable[Concatenate["AsyncClient", P], Later[Answer]]:
     @wraps(describe)
     async def send(client: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> Answer:
         return await client._send(describe(*args, **kwargs))
