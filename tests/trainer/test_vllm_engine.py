@@ -116,6 +116,16 @@ def test_an_engine_asleep_is_woken_by_what_needs_it(
     assert len(woken) == 3
 
 
+def test_the_same_weights_say_the_same_to_the_last_bit(engine: Engine, tied: bool) -> None:
+    """By which a push that was lost is told from one that arrived, also where rounding hides it."""
+    policy = Policy(model(3, tied), 1.2)
+    engine.push(policy.weights(), 6)
+    before = engine.fingerprint(PROBE.sequences)
+    rolled(engine)
+    engine.push(policy.weights(), 7)
+    assert engine.fingerprint(PROBE.sequences) == before
+
+
 def test_a_push_that_loses_a_weight_is_noticed(engine: Engine, tied: bool) -> None:
     policy = Policy(model(3, tied), 1.2)
     push_weights(policy, engine, 3, PROBE, TOLERANCE)

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import ctypes
+import functools
 import ipaddress
 import json
 import logging
@@ -33,6 +34,12 @@ CONTROL_TIMEOUT_S = 600.0
 POLL_S = 0.5
 
 
+@functools.cache
+def client() -> httpx.Client:
+    """One for all: to make one takes longer than most requests. No connection is kept, since servers come and go."""
+    return httpx.Client(timeout=CONTROL_TIMEOUT_S, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+
+
 @dataclass(eq=False)
 class Server:
     """One server. `weights` names those it was last given; None: it must not serve."""
@@ -56,7 +63,7 @@ class Server:
         Empty where the server has no such route, for the check at its first use to complain of.
         """
         with contextlib.suppress(httpx.TransportError):
-            answer = httpx.get(f"{self.url}/weight_info", timeout=10.0, trust_env=False)
+            answer = client().get(f"{self.url}/weight_info", timeout=10.0)
             if answer.status_code in (200, 404):
                 return str(answer.json()["weight_version"]) if answer.status_code == 200 else ""
         return None
@@ -66,12 +73,11 @@ class Server:
 
     def post(self, route: str, body: dict[str, Any] | None = None) -> Any:
         """Raises httpx.HTTPError."""
-        answer = httpx.post(f"{self.url}{route}", json=body, timeout=CONTROL_TIMEOUT_S, trust_env=False)
-        return answer.raise_for_status().json()
+        return client().post(f"{self.url}{route}", json=body).raise_for_status().json()
 
     def get(self, route: str) -> Any:
         """Raises httpx.HTTPError."""
-        return httpx.get(f"{self.url}{route}", timeout=CONTROL_TIMEOUT_S, trust_env=False).raise_for_status().json()
+        return client().get(f"{self.url}{route}").raise_for_status().json()
 
     def start(self) -> None:
         """Start an own server that does not run."""
@@ -141,6 +147,7 @@ class Servers:
         """
         deadline = time.monotonic() + self._patience_s
         while True:
+            self._raise_if_hopeless()
             for server in self.all:
                 server.start()
             alive = [server for server in self.all if server.is_healthy()]
@@ -149,7 +156,6 @@ class Servers:
                 break
             if late:
                 raise EngineError(f"no vLLM server answers: {', '.join(s.url for s in self.all)}")
-            self._raise_if_hopeless()
             time.sleep(POLL_S)
         self._everyone = False
         return on_all(alive, self._check)
