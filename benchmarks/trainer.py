@@ -127,7 +127,7 @@ def prepare(folder: Path, workload: Workload) -> None:
     items = spell_items()
     (folder / "prompts.jsonl").write_text("".join(item.model_dump_json() + "\n" for item in items))
     prompts = [
-        Prompt(str(i), ({"role": "user", "content": str(item.prompt)},), item.task, "spell")
+        Prompt(str(i), ({"role": "user", "content": str(item.prompt)},), item.task, "spell", ())
         for i, item in enumerate(items)
     ]
     make_demo_model(prompts, DemoModelConfig(warm_up_steps=workload.warm_up_steps), folder / "model")

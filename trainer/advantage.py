@@ -103,7 +103,7 @@ def assign_advantages(groups: Sequence[RolloutGroup], config: AdvantageConfig) -
     return [
         TrainingSample(
             group_index=group.index,
-            prompt_ids=group.prompt_ids,
+            prompt_ids=group.prompt.token_ids,
             token_ids=rollout.token_ids,
             rollout_logprobs=rollout.logprobs,
             advantage=advantage,

@@ -45,7 +45,7 @@ class ValidationScores:
 def evaluate(
     engine: Engine,
     scorer: Scorer,
-    sets: Mapping[str, Sequence[tuple[Prompt, tuple[int, ...]]]],
+    sets: Mapping[str, Sequence[Prompt]],
     config: ValidationConfig,
     sampling: Sampling,
     step: int,
@@ -60,9 +60,9 @@ def evaluate(
     for name in config.shares:
         requests = [
             RolloutRequest(
-                i, prompt, ids, tuple(sampling_seed("validation", 0, prompt.id, k) for k in range(config.num_samples))
+                i, prompt, tuple(sampling_seed("validation", 0, prompt.id, k) for k in range(config.num_samples))
             )
-            for i, (prompt, ids) in enumerate(sets[name])
+            for i, prompt in enumerate(sets[name])
         ]
         groups = roll_out(engine, scorer, requests, sampling, step, stats, ranks)
         rewards = [[rollout.reward for rollout in group.rollouts] for group in groups]

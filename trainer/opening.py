@@ -5,7 +5,7 @@ import json
 import logging
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,10 @@ FIXED = ("seed", "model.path", "model.demo", "model.dtype", "model.compute_dtype
 
 @dataclass(frozen=True)
 class Data:
-    """All prompts of a run, in tokens."""
+    """All prompts of a run, with their tokens."""
 
     training: dict[str, list[Prompt]]
     validation: dict[str, list[Prompt]]
-    prompt_ids: dict[str, tuple[int, ...]]
-    """By prompt id; training and validation have different ids, their domains' names being different or not."""
 
     def digest(self) -> str:
         """Changes with any prompt, the order, the tokenizer or the chat template."""
@@ -59,7 +57,7 @@ class Data:
         for domains in (self.training, self.validation):
             for name in sorted(domains):
                 for prompt in domains[name]:
-                    line = [prompt.id, self.prompt_ids[prompt.id], dict(prompt.task)]
+                    line = [prompt.id, prompt.token_ids, dict(prompt.task)]
                     hasher.update(json.dumps(line, sort_keys=True).encode())
         return hasher.hexdigest()
 
@@ -75,7 +73,8 @@ def open_run(config: RunConfig, client: RewardClient, sample: Sampler, ranks: Ra
     training, validation = ranks.main_first(lambda: load_prompts(config, sample))
     folder = checkpoint.policy_folder if checkpoint else ranks.on_main(lambda: first_model(config, training))
     tokenizer = load_tokenizer(folder)
-    data = tokenize(training, validation, tokenizer, config.sampling.max_prompt_tokens)
+    longest = config.sampling.max_prompt_tokens
+    data = Data(tokenize(training, tokenizer, longest), tokenize(validation, tokenizer, longest))
     run = assemble(config, folder, tokenizer, data, checkpoints, checkpoint, client, ranks)
     if checkpoint:
         try:
@@ -115,7 +114,7 @@ def assemble(
     policy, reference = make_policies(config, folder, ranks)
     engine = make_engine(config, folder, tokenizer, policy, compute_dtype(config.model, ranks), ranks)
     scorer = Scorer(client, config.reward, config.run_dir.name)
-    first = [data.prompt_ids[p.id] for prompts in data.training.values() for p in prompts[:NUM_PROBES]]
+    first = [p.token_ids for prompts in data.training.values() for p in prompts[:NUM_PROBES]]
     return Run(
         config=config,
         ranks=ranks,
@@ -125,8 +124,8 @@ def assemble(
         optimizer=make_optimizer(policy.parameters(), config.optimizer),
         engine=engine,
         scorer=scorer,
-        collector=Collector(PromptSource(data.training, config.seed), data.prompt_ids, engine, scorer, ranks),
-        validation_sets={n: [(p, data.prompt_ids[p.id]) for p in ps] for n, ps in data.validation.items()},
+        collector=Collector(PromptSource(data.training, config.seed), engine, scorer, ranks),
+        validation_sets=data.validation,
         probe=Probe.of(first[:NUM_PROBES], len(tokenizer)),
         data_hash=data.digest(),
         checkpoints=checkpoints,
@@ -204,27 +203,18 @@ def load_prompts(config: RunConfig, sample: Sampler) -> tuple[dict[str, list[Pro
 
 
 def tokenize(
-    training: dict[str, list[Prompt]],
-    validation: dict[str, list[Prompt]],
-    tokenizer: PreTrainedTokenizerBase,
-    max_tokens: int,
-) -> Data:
+    domains: Mapping[str, Sequence[Prompt]], tokenizer: PreTrainedTokenizerBase, max_tokens: int
+) -> dict[str, list[Prompt]]:
     """Prompts longer than `max_tokens` leave, and are counted. Raises ConfigError where a domain has none left."""
-    prompt_ids: dict[str, tuple[int, ...]] = {}
-
-    def fitting(domains: dict[str, list[Prompt]]) -> dict[str, list[Prompt]]:
-        kept = {}
-        for name, prompts in domains.items():
-            ids = {prompt.id: encode_prompt(tokenizer, prompt) for prompt in prompts}
-            kept[name] = [prompt for prompt in prompts if len(ids[prompt.id]) <= max_tokens]
-            if not kept[name]:
-                raise ConfigError(f"data source {name}: no prompt is left to use")
-            if len(kept[name]) < len(prompts):
-                logger.warning("%s: %d prompts are too long", name, len(prompts) - len(kept[name]))
-            prompt_ids.update(ids)
-        return kept
-
-    return Data(fitting(training), fitting(validation), prompt_ids)
+    kept = {}
+    for name, prompts in domains.items():
+        encoded = [replace(prompt, token_ids=encode_prompt(tokenizer, prompt)) for prompt in prompts]
+        kept[name] = [prompt for prompt in encoded if len(prompt.token_ids) <= max_tokens]
+        if not kept[name]:
+            raise ConfigError(f"data source {name}: no prompt is left to use")
+        if len(kept[name]) < len(prompts):
+            logger.warning("%s: %d prompts are too long", name, len(prompts) - len(kept[name]))
+    return kept
 
 
 def first_model(config: RunConfig, training: Mapping[str, Sequence[Prompt]]) -> Path | str:

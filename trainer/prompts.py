@@ -73,7 +73,7 @@ def _parse(line: str, where: str, prefix: str, number: int, source: SourceConfig
         messages: tuple[Mapping[str, str], ...] = ({"role": "user", "content": item.prompt},)
     else:
         messages = tuple(message.model_dump() for message in item.prompt)
-    return Prompt(f"{prefix}{item.id or number}", messages, item.task | source.task, source.name)
+    return Prompt(f"{prefix}{item.id or number}", messages, item.task | source.task, source.name, token_ids=())
 
 
 def _without_completions(line: Any) -> Any:

@@ -64,13 +64,11 @@ class Collector:
     def __init__(
         self,
         prompts: PromptSource,
-        prompt_ids: dict[str, tuple[int, ...]],
         engine: Engine,
         scorer: Scorer,
         ranks: Ranks = ALONE,
     ) -> None:
         self.prompts = prompts
-        self.prompt_ids = prompt_ids
         self.engine = engine
         self.scorer = scorer
         self.ranks = ranks
@@ -203,7 +201,6 @@ class _Collection:
             first = self._visits[prompt.id] * config.group_size
             self._visits[prompt.id] += 1
             seeds = tuple(sampling_seed(self._seed, self._step, prompt.id, first + k) for k in range(config.group_size))
-            prompt_ids = self._collector.prompt_ids[prompt.id]
-            self._requests.append(RolloutRequest(self.num_prompts, prompt, prompt_ids, seeds))
+            self._requests.append(RolloutRequest(self.num_prompts, prompt, seeds))
             self.num_prompts += 1
         self.refill = asked(self.refill, count)

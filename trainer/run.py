@@ -42,7 +42,7 @@ class Run:
     engine: Engine
     scorer: Scorer
     collector: Collector
-    validation_sets: dict[str, list[tuple[Prompt, tuple[int, ...]]]]
+    validation_sets: dict[str, list[Prompt]]
     probe: Probe
     data_hash: str
     checkpoints: Checkpoints

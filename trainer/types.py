@@ -16,10 +16,10 @@ from verifier_service.schemas import Verdict
 
 @dataclass(frozen=True)
 class Prompt:
-    """One task of the training data, not yet turned into tokens.
+    """One task of the training data.
 
     Prompt(id="spell-17", messages=({"role": "user", "content": "Spell cat backward"},),
-           task={"kind": "logic", "dataset": "spell_backward", "entry": {...}}, domain="logic")
+           task={"kind": "logic", "dataset": "spell_backward", "entry": {...}}, domain="logic", token_ids=(256, 115))
     """
 
     id: str
@@ -30,6 +30,8 @@ class Prompt:
     """Sent to the verifier as it is; `task["kind"]` names the verifier."""
     domain: str
     """The data set's name in the mixture; metrics are split by it."""
+    token_ids: tuple[int, ...]
+    """Chat template and generation prompt included; empty until the run's tokenizer is known."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,12 @@ class Rollout:
 class RolloutGroup:
     """All rollouts of one prompt in one step.
 
-    RolloutGroup(index=3, prompt=..., prompt_ids=(256, 115, 104), rollouts=(r0, r1, ..., r15))
+    RolloutGroup(index=3, prompt=..., rollouts=(r0, r1, ..., r15))
     """
 
     index: int
     """Counts the prompts drawn since the run began. Groups are accepted in this order, never in order of arrival."""
     prompt: Prompt
-    prompt_ids: tuple[int, ...]
-    """The prompt in tokens, chat template and generation prompt included."""
     rollouts: tuple[Rollout, ...]
     """`group_size` of them."""
 

@@ -27,8 +27,6 @@ def rollout(
 
 
 def group(index: int, rewards: Sequence[float | None], policy_version: int = 0, domain: str = "math") -> RolloutGroup:
-    prompt = Prompt(
-        id=f"p{index}", messages=({"role": "user", "content": "2+2?"},), task={"kind": "math"}, domain=domain
-    )
+    prompt = Prompt(f"p{index}", ({"role": "user", "content": "2+2?"},), {"kind": "math"}, domain, token_ids=(1, 2))
     rollouts = tuple(rollout(reward, policy_version=policy_version) for reward in rewards)
-    return RolloutGroup(index=index, prompt=prompt, prompt_ids=(1, 2), rollouts=rollouts)
+    return RolloutGroup(index=index, prompt=prompt, rollouts=rollouts)

@@ -115,7 +115,7 @@ def test_samples_carry_advantage_and_mask_in_order() -> None:
     ]
     assert samples[0].token_ids == first.rollouts[0].token_ids
     assert samples[0].rollout_logprobs == first.rollouts[0].logprobs
-    assert samples[0].prompt_ids == first.prompt_ids
+    assert samples[0].prompt_ids == first.prompt.token_ids
 
 
 def test_advantages_are_made_of_the_shaped_reward() -> None:

@@ -25,7 +25,7 @@ FINGERPRINT = {"policy": [[-0.1]], "reference": [[-0.1]], "engine": [[-0.1]], "d
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return make_tokenizer([Prompt("p", ({"role": "user", "content": "x"},), {}, "words")])
+    return make_tokenizer([Prompt("p", ({"role": "user", "content": "x"},), {}, "words", ())])
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ DEMO = Path(__file__).parents[2] / "configs" / "demo.toml"
 
 def words() -> list[Prompt]:
     items = sample_words(SourceConfig(name="words", dataset="spell_backward", count=40))
-    return [Prompt(f"{i.id}", ({"role": "user", "content": str(i.prompt)},), i.task, "words") for i in items]
+    return [Prompt(f"{i.id}", ({"role": "user", "content": str(i.prompt)},), i.task, "words", ()) for i in items]
 
 
 def test_the_same_seed_makes_the_same_model(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from trainer.types import Rollout, RolloutGroup
 
 def shaped(config: OverlongConfig, *rollouts: Rollout, step: int = 1) -> tuple[Rollout, ...]:
     base = group(0, [0.0])
-    filled = RolloutGroup(index=0, prompt=base.prompt, prompt_ids=(1,), rollouts=rollouts)
+    filled = RolloutGroup(index=0, prompt=base.prompt, rollouts=rollouts)
     return apply_overlong(filled, max_tokens=100, step=step, config=config).rollouts
 
 

@@ -14,7 +14,9 @@ from trainer.types import Prompt
 
 
 def prompts(domain: str, count: int) -> list[Prompt]:
-    return [Prompt(f"{domain}/{i}", ({"role": "user", "content": f"{domain} {i}"},), {}, domain) for i in range(count)]
+    return [
+        Prompt(f"{domain}/{i}", ({"role": "user", "content": f"{domain} {i}"},), {}, domain, ()) for i in range(count)
+    ]
 
 
 DOMAINS = {"math": prompts("math", 10), "code": prompts("code", 30)}
@@ -67,7 +69,7 @@ def test_when_all_are_retired_prompts_come_anyway() -> None:
 
 
 def test_what_the_validation_has_is_left_out_of_the_training() -> None:
-    other = Prompt("v/1", ({"role": "user", "content": " math 3\n"},), {}, "validation")
+    other = Prompt("v/1", ({"role": "user", "content": " math 3\n"},), {}, "validation", ())
     assert [p.id for p in hold_out(DOMAINS["math"], [other])] == [f"math/{i}" for i in range(10) if i != 3]
 
 

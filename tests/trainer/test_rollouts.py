@@ -23,7 +23,9 @@ from trainer.state import RunState
 from trainer.types import Prompt, RolloutGroup
 from verifier_service.schemas import Item, ScoreResponse
 
-PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": f"{i}"},), {"kind": "logic"}, "words") for i in range(50)]
+PROMPTS = [
+    Prompt(f"p{i}", ({"role": "user", "content": f"{i}"},), {"kind": "logic"}, "words", (1, 2)) for i in range(50)
+]
 
 
 @dataclass
@@ -54,7 +56,7 @@ class FakeEngine:
             rollouts = tuple(
                 replace(rollout(None, text=t, policy_version=self.policy_version), verdict=None) for t in texts
             )
-            yield RolloutGroup(done.index, done.prompt, done.prompt_ids, rollouts)
+            yield RolloutGroup(done.index, done.prompt, rollouts)
 
 
 def judge(item: Item, completion: str) -> float:
@@ -91,9 +93,8 @@ class OneGrader(FakeService):
 def collector(
     service: FakeService, config: RunConfig, engine: FakeEngine | None = None, ranks: Ranks = ALONE
 ) -> Collector:
-    prompt_ids = {prompt.id: (1, 2) for prompt in PROMPTS}
     scorer = Scorer(service, config.reward, "run")
-    return Collector(PromptSource({"words": PROMPTS}, 0), prompt_ids, engine or FakeEngine(), scorer, ranks)  # type: ignore[arg-type]
+    return Collector(PromptSource({"words": PROMPTS}, 0), engine or FakeEngine(), scorer, ranks)  # type: ignore[arg-type]
 
 
 def config(**changes: object) -> RunConfig:

@@ -135,7 +135,7 @@ def test_a_reset_is_exact_where_the_policy_computes_in_half_precision(tmp_path: 
 
 
 def test_a_checkpoint_of_two_ranks_is_one_of_any_number(tmp_path: Path) -> None:
-    tokenizer = make_tokenizer([Prompt("p", ({"role": "user", "content": "x"},), {}, "words")])
+    tokenizer = make_tokenizer([Prompt("p", ({"role": "user", "content": "x"},), {}, "words", ())])
 
     def trained(ranks: Ranks) -> tuple[Policy, torch.optim.AdamW]:
         policy = policy_of(0, ranks, torch.float32)

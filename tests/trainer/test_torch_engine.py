@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from trainer.errors import WeightSyncError
 from trainer.policy import Policy
 from trainer.types import Prompt, RolloutGroup, TrainingSample
 
-PROMPT = Prompt("p", ({"role": "user", "content": "x"},), {"kind": "logic"}, "words")
+PROMPT = Prompt("p", ({"role": "user", "content": "x"},), {"kind": "logic"}, "words", ())
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def engine(tokenizer: PreTrainedTokenizerFast, seed: int = 0, max_rows: int = 64
 
 def request(index: int, prompt_ids: Sequence[int], num_samples: int) -> RolloutRequest:
     seeds = tuple(sampling_seed("7", 3, f"p{index}", k) for k in range(num_samples))
-    return RolloutRequest(index, PROMPT, tuple(prompt_ids), seeds)
+    return RolloutRequest(index, replace(PROMPT, token_ids=tuple(prompt_ids)), seeds)
 
 
 REQUESTS = [request(0, [5, 6, 7, 8, 9], 4), request(1, [10], 4), request(2, [11, 12, 13], 5)]
@@ -51,7 +52,9 @@ def test_logprobs_are_those_of_the_trainer_at_the_temperature(
     tokenizer: PreTrainedTokenizerFast, temperature: float
 ) -> None:
     groups = rolled(engine(tokenizer), REQUESTS, temperature)
-    samples = [TrainingSample(g.index, g.prompt_ids, r.token_ids, r.logprobs, 0.0) for g in groups for r in g.rollouts]
+    samples = [
+        TrainingSample(g.index, g.prompt.token_ids, r.token_ids, r.logprobs, 0.0) for g in groups for r in g.rollouts
+    ]
     assert len({len(s.token_ids) for s in samples}) > 1, "rows must end at different times for this to prove anything"
     batch = pack(samples)
     with torch.no_grad():
@@ -112,7 +115,7 @@ def test_prompts_join_and_leave_while_others_run(tokenizer: PreTrainedTokenizerF
     groups = list(engine(tokenizer, max_rows=9).rollout(hesitant, Sampling(1.2, 12)))
     assert sorted(g.index for g in groups) == list(range(8))
     batch = pack(
-        [TrainingSample(g.index, g.prompt_ids, r.token_ids, r.logprobs, 0.0) for g in groups for r in g.rollouts]
+        [TrainingSample(g.index, g.prompt.token_ids, r.token_ids, r.logprobs, 0.0) for g in groups for r in g.rollouts]
     )
     with torch.no_grad():
         logprobs, _ = Policy(tiny_model(), 1.2).logprobs(batch)

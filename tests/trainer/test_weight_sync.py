@@ -20,7 +20,7 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return make_tokenizer([Prompt("p", ({"role": "user", "content": "x"},), {}, "words")])
+    return make_tokenizer([Prompt("p", ({"role": "user", "content": "x"},), {}, "words", ())])
 
 
 class Losing(TorchEngine):

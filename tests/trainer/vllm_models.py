@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ NEEDS_VLLM = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make test-vllm"),
     pytest.mark.filterwarnings("ignore"),  # of vLLM's own code
 ]
-PROMPT = Prompt("p", ({"role": "user", "content": "x"},), {"kind": "logic"}, "words")
+PROMPT = Prompt("p", ({"role": "user", "content": "x"},), {"kind": "logic"}, "words", ())
 VOCABULARY = 320
 END_IDS = frozenset(range(1, 32))  # one in ten, so that completions end at different lengths
 MAX_MODEL_LEN = 256
@@ -46,7 +47,7 @@ def save(folder: Path, seed: int, tied: bool) -> str:
 
 def request(index: int, prompt_ids: Sequence[int], num_samples: int) -> RolloutRequest:
     seeds = tuple(sampling_seed("7", 3, f"p{index}", k) for k in range(num_samples))
-    return RolloutRequest(index, PROMPT, tuple(prompt_ids), seeds)
+    return RolloutRequest(index, replace(PROMPT, token_ids=tuple(prompt_ids)), seeds)
 
 
 REQUESTS = [request(0, range(5, 170), 8), request(1, [10], 8), request(2, [11, 12, 13], 8)]
@@ -62,7 +63,9 @@ def tokens(groups: Sequence[RolloutGroup]) -> list[tuple[int, ...]]:
 
 def largest_error(groups: Sequence[RolloutGroup], policy: Policy) -> float:
     """Largest difference of the engine's log-probabilities to the trainer's at the policy's temperature."""
-    samples = [TrainingSample(g.index, g.prompt_ids, r.token_ids, r.logprobs, 0.0) for g in groups for r in g.rollouts]
+    samples = [
+        TrainingSample(g.index, g.prompt.token_ids, r.token_ids, r.logprobs, 0.0) for g in groups for r in g.rollouts
+    ]
     batch = pack(samples)
     with torch.no_grad():
         logprobs, _ = policy.logprobs(batch)

@@ -51,7 +51,7 @@ class Flight:
             return None
         del self._landed[request.index]
         rollouts = tuple(landed[sample] for sample in range(len(request.seeds)))
-        return RolloutGroup(request.index, request.prompt, request.prompt_ids, rollouts)
+        return RolloutGroup(request.index, request.prompt, rollouts)
 
 
 @dataclass(frozen=True)

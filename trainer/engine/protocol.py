@@ -23,12 +23,11 @@ class Sampling:
 class RolloutRequest:
     """One prompt and the seeds of its completions.
 
-    RolloutRequest(index=3, prompt=..., prompt_ids=(256, 115, 104), seeds=(0x1f.., 0xa0..))
+    RolloutRequest(index=3, prompt=..., seeds=(0x1f.., 0xa0..))
     """
 
     index: int
     prompt: Prompt
-    prompt_ids: tuple[int, ...]
     seeds: tuple[int, ...]
     """One a completion, so their number is the group's size."""
 

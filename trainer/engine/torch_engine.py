@@ -45,7 +45,7 @@ class TorchEngine:
             if not rows:
                 return
             firsts = [c.ticket.request for c in joining if c.ticket.sample == 0]
-            prompts = [(request.prompt_ids, len(request.seeds)) for request in firsts]
+            prompts = [(request.prompt.token_ids, len(request.seeds)) for request in firsts]
             uniforms = torch.tensor([c.uniforms[len(c.token_ids)] for c in rows])
             drawn = _draw(slots.advance(tokens, prompts), sampling.temperature, uniforms)
             alive = []

@@ -67,7 +67,7 @@ class VllmEngine:
             while True:
                 for ticket in flight.take():
                     params = sampling_params(sampling, ticket.seed, self._reader.stop_ids)
-                    running[self._ask(ticket.request.prompt_ids, params)] = ticket
+                    running[self._ask(ticket.request.prompt.token_ids, params)] = ticket
                 if not running:
                     return
                 self._step()

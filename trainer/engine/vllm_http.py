@@ -74,7 +74,9 @@ class VllmHttpEngine:
             while True:
                 for ticket in flight.take():
                     params = sampling_params(sampling, ticket.seed, self._reader.stop_ids)
-                    asking.begin(ticket, {"token_ids": list(ticket.request.prompt_ids), "sampling_params": params})
+                    asking.begin(
+                        ticket, {"token_ids": list(ticket.request.prompt.token_ids), "sampling_params": params}
+                    )
                 if not flight.num_running:
                     return
                 if (group := flight.land(*asking.next())) is not None:
