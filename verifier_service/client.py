@@ -5,7 +5,6 @@
         response.items[0].verdicts[0].reward      # 1.0, or None where it could not be judged
 
 Each call is described once, by a function that makes a `_Call`, for both clients; all raise `ServiceError`.
-
 Transport errors, 429 and 503 are tried again, with jitter and never before `Retry-After`; nothing else is. A
 `request_id` is made up where none is given, so that a retry never has anything graded twice.
 """

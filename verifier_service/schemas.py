@@ -18,15 +18,13 @@ class Wire(BaseModel):
 
 
 def _not_text(value: Any) -> Any:
-    if isinstance(value, str | bool):
+    if isinstance(value, str | bool):  # which pydantic alone would take for numbers
         raise ValueError("Input should be a number")
     return value
 
 
-# Pydantic alone would take "5" and true for numbers.
 Number = Annotated[float, BeforeValidator(_not_text)]
 Whole = Annotated[int, BeforeValidator(_not_text)]
-
 Thinking = Literal["strip", "require", "keep"]
 
 
