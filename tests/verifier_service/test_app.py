@@ -159,7 +159,7 @@ def test_an_answer_that_breaks_the_grader_earns_nothing(http: httpx.Client) -> N
 
 def test_streaming_sends_each_item_when_it_is_judged(http: httpx.Client) -> None:
     items = [
-        {"id": "slow", **echo_item("sleep 1")},
+        {"id": "slow", **echo_item("sleep 3")},
         {"id": "quick", **echo_item("yes", kind="echo_code")},
         echo_item("x"),
     ]

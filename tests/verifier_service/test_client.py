@@ -85,7 +85,7 @@ def test_nothing_else_is_tried_again(score: Score, status: int) -> None:
 def test_retry_after_is_honoured(score: Score) -> None:
     script = Script(httpx.Response(429, json=PROBLEM, headers={"Retry-After": "1"}), httpx.Response(200, json=ANSWER))
     score(script)
-    assert 1.0 <= script.times[1] - script.times[0] < 1.6
+    assert 1.0 <= script.times[1] - script.times[0] < 5.0
 
 
 @COLOURS

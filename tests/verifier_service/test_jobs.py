@@ -111,13 +111,13 @@ def test_the_deadline_ends_only_the_waiting_of_what_was_not_dispatched(http: htt
         body = {"deadline_s": 0.5, "items": [echo_item(completion, kind="echo_code")]}
         found[completion] = verdicts(http.post(SCORE, json=body))
 
-    busy = [threading.Thread(target=score, args=(f"sleep 2 {number}",)) for number in range(2)]
+    busy = [threading.Thread(target=score, args=(f"sleep 5 {number}",)) for number in range(2)]
     for thread in busy:
         thread.start()
     time.sleep(0.3)
     started = time.monotonic()
     score("waiting")
-    assert time.monotonic() - started < 1.2
+    assert time.monotonic() - started < 3.5
     for thread in busy:
         thread.join()
     assert found.pop("waiting") == [("error", "deadline")]
@@ -171,7 +171,7 @@ async def test_a_deadline_that_passes_while_redis_is_away_still_counts(monkeypat
 
 
 def test_a_cancelled_job_stops_costing(http: httpx.Client, tmp_path: Path) -> None:
-    completions = [f"sleep 1 {number}" for number in range(20)]
+    completions = [f"sleep 5 {number}" for number in range(20)]
     body = {"items": [echo_item(*completions, kind="echo_code", log=str(tmp_path / "log"))]}
     job_id = http.post("/v1/jobs", json=body).json()["job_id"]
     time.sleep(0.5)
