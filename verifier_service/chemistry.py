@@ -193,17 +193,18 @@ def orbitals(text: str) -> str | None:
 _WORDS = frozenset("no in he as be at i is so on of os am us".split())
 
 
+def _read(text: str) -> str | tuple[Side, Side] | Species | None:
+    return orbitals(text) or read_equation(text) or read_species(text)
+
+
 def is_chemistry(text: str) -> bool:
     """Whether a ground truth is a formula or an equation, rather than a word, a letter or a physical law."""
-    if orbitals(text):
-        return True
-    equation = read_equation(text)
-    if equation is not None:
-        return _counts(species for side in equation for _, species in side)
-    species = read_species(text)
-    if species is None or _plain(text).lower() in _WORDS:
-        return False
-    return len(species.atoms) > 1 or _counts([species])
+    found = _read(text)
+    if isinstance(found, tuple):
+        return _counts(species for side in found for _, species in side)
+    if isinstance(found, Species):
+        return _plain(text).lower() not in _WORDS and (len(found.atoms) > 1 or _counts([found]))
+    return found is not None
 
 
 def _counts(species: Iterable[Species]) -> bool:
@@ -213,14 +214,9 @@ def _counts(species: Iterable[Species]) -> bool:
 
 def same_chemistry(gold: str, answer: str) -> bool | None:
     """Whether an answer names the gold's substance or reaction; None where the gold is neither."""
-    if orbitals(gold):
-        return orbitals(gold) == orbitals(answer)
-    gold_equation = read_equation(gold)
-    if gold_equation is not None:
-        equation = read_equation(answer)
-        return equation is not None and same_equation(gold_equation, equation)
-    gold_species = read_species(gold)
-    if gold_species is None:
-        return None
-    species = read_species(answer)
-    return species is not None and same_species(gold_species, species)
+    wanted, said = _read(gold), _read(answer)
+    if isinstance(wanted, tuple):
+        return isinstance(said, tuple) and same_equation(wanted, said)
+    if isinstance(wanted, Species):
+        return isinstance(said, Species) and same_species(wanted, said)
+    return None if wanted is None else wanted == said
