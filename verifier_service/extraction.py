@@ -71,9 +71,9 @@ def last_boxed(text: str) -> str | None:
     return found[-1].content if found else None
 
 
-def answer_tag(text: str, tag: str = "answer") -> str | None:
+def answer_tag(text: str) -> str | None:
     """What the last `<answer>...</answer>` pair holds, exactly as Reasoning Gym's `extract_answer` pairs the tags."""
-    start_tag, end_tag = f"<{tag}>", f"</{tag}>"
+    start_tag, end_tag = "<answer>", "</answer>"
     content: str | None = None
     position = 0
     while (start := text.find(start_tag, position)) >= 0:
@@ -139,25 +139,23 @@ def _last_fence(line: str) -> re.Match[str] | None:
     return _OPENING.match(line, start)
 
 
-LANGUAGE_TAGS: dict[str, frozenset[str]] = {
-    "python": frozenset({"python", "py", "python3", "py3", "pypy", "pypy3"}),
-    "c": frozenset({"c", "c99", "c11", "c17"}),
-    "cpp": frozenset({"cpp", "c++", "cc", "cxx", "c++11", "c++14", "c++17", "c++20", "c++23", "cpp17", "cpp20"}),
-    "java": frozenset({"java"}),
-    "javascript": frozenset({"javascript", "js", "node", "nodejs"}),
-    "typescript": frozenset({"typescript", "ts"}),
-    "go": frozenset({"go", "golang"}),
-    "rust": frozenset({"rust", "rs"}),
-    "bash": frozenset({"bash", "sh", "shell", "zsh", "console"}),
-    "ruby": frozenset({"ruby", "rb"}),
-    "sql": frozenset({"sql"}),
-    "output": frozenset(
-        {"text", "txt", "plaintext", "output", "json", "yaml", "csv", "html", "xml", "markdown", "md", "latex"}
-    ),
+LANGUAGE_TAGS = {
+    "python": "python py python3 py3 pypy pypy3",
+    "c": "c c99 c11 c17",
+    "cpp": "cpp c++ cc cxx c++11 c++14 c++17 c++20 c++23 cpp17 cpp20",
+    "java": "java",
+    "javascript": "javascript js node nodejs",
+    "typescript": "typescript ts",
+    "go": "go golang",
+    "rust": "rust rs",
+    "bash": "bash sh shell zsh console",
+    "ruby": "ruby rb",
+    "sql": "sql",
+    "output": "text txt plaintext output json yaml csv html xml markdown md latex",
 }
 """Fence tags by language; `output` gathers what is surely no program."""
 
-_LANGUAGE_OF = {tag: language for language, tags in LANGUAGE_TAGS.items() for tag in tags}
+_LANGUAGE_OF = {tag: language for language, tags in LANGUAGE_TAGS.items() for tag in tags.split()}
 
 
 def code_block(text: str, language: str) -> str | None:

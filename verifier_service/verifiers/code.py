@@ -55,6 +55,7 @@ class TestRun:
 
 class CodeVerifier:
     kind: ClassVar[str] = "code"
+    task_model: ClassVar = CodeTask
     version: ClassVar[str] = "3"
     description: ClassVar[str] = "Programs in fenced blocks, judged by stdin, call or assert tests in a sandbox."
     lane: ClassVar[Lane] = "code"
@@ -63,10 +64,6 @@ class CodeVerifier:
         "some_tests_passed": "some tests passed (`components.tests` names each)",
         **{reason: f"no credit; the first failure: {meaning}" for reason, meaning in TEST_REASONS.items()},
     }
-
-    @property
-    def task_model(self) -> type[CodeTask]:
-        return CodeTask
 
     def info(self) -> Mapping[str, Any]:
         return {"languages": list(available_languages())}

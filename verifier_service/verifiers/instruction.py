@@ -19,6 +19,7 @@ from verifier_service.verifier import Judgement, Lane, Tools
 
 class InstructionVerifier:
     kind: ClassVar[str] = "instruction"
+    task_model: ClassVar = InstructionTask
     version: ClassVar[str] = "2"
     description: ClassVar[str] = "IFEval and IFBench instructions, checked on the text after the thinking"
     lane: ClassVar[Lane] = "light"
@@ -27,10 +28,6 @@ class InstructionVerifier:
         "partly_followed": "some instructions are followed, and `scoring` is `fraction`",
         "not_followed": "no instruction is followed, or not all where `scoring` is `all`",
     }
-
-    @property
-    def task_model(self) -> type[InstructionTask]:
-        return InstructionTask
 
     def admit(self, task: InstructionTask) -> None:
         for position, instruction in enumerate(task.instructions):

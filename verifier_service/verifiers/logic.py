@@ -33,6 +33,7 @@ _BROKE = frozenset({*_LIMIT_REASONS.values(), "scorer_killed"})
 
 class LogicVerifier:
     kind: ClassVar[str] = "logic"
+    task_model: ClassVar = LogicTask
     version: ClassVar[str] = "3"
     description: ClassVar[str] = "Reasoning Gym puzzles, scored by the library; the answer between <answer> tags"
     lane: ClassVar[Lane] = "light"
@@ -48,10 +49,6 @@ class LogicVerifier:
         "scorer_killed": "scoring this answer killed the scorer",
         "ground_truth": "error: the entry cannot be generated, or its scorer does not pay the entry's own answer",
     }
-
-    @property
-    def task_model(self) -> type[LogicTask]:
-        return LogicTask
 
     def admit(self, task: LogicTask) -> None:
         puzzles.admit(task.dataset, _config(task))

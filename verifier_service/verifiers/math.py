@@ -28,16 +28,13 @@ REASONS: Mapping[str, str] = {
 
 class MathVerifier:
     kind: ClassVar[str] = "math"
+    task_model: ClassVar = MathTask
     version: ClassVar[str] = "2"
     description: ClassVar[str] = (
         "Mathematical answers in LaTeX or plain notation, equal by value and structure; binary."
     )
     lane: ClassVar = "light"
     reasons: ClassVar[Mapping[str, str]] = REASONS
-
-    @property
-    def task_model(self) -> type[MathTask]:
-        return MathTask
 
     def admit(self, task: MathTask) -> None:
         for gold in task.golds:

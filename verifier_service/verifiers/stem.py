@@ -18,6 +18,7 @@ DEFAULT_REL_TOL = 0.01
 
 class StemVerifier:
     kind: ClassVar[str] = "stem"
+    task_model: ClassVar = StemTask
     version: ClassVar[str] = "3"
     description: ClassVar[str] = "Choices, quantities with units, expressions, chemistry and short texts; binary."
     lane: ClassVar[Lane] = "light"
@@ -32,10 +33,6 @@ class StemVerifier:
         "formula": "the same substance or reaction",
         "other_formula": "another substance, charge, state or reaction",
     }
-
-    @property
-    def task_model(self) -> type[StemTask]:
-        return StemTask
 
     def admit(self, task: StemTask) -> None:
         kind = answer_type(task)
