@@ -88,14 +88,9 @@ def _plain(text: str) -> str:
     text = _DEGREE.sub(lambda match: f" deg{match['scale'][0].upper()} " if match["scale"] else " degree ", text)
     text = _EXPONENT.sub(r"^\1", _FRACTION.sub(r"(\1)/(\2)", text))
     text = re.sub(r" +(?=\^)", "", " ".join(text.split()))
-    return re.sub(r"(?<=[A-Za-z)\d]) +(?=[A-Za-z(])", " * ", _in_symbols(text) if "^" not in text else text)
-
-
-def _in_symbols(text: str) -> str:
-    """Powers and fractions that are said: "square feet per second squared" -> "feet^2 / second^2"."""
-    for pattern, symbols in _SAID:
-        text = pattern.sub(symbols, text)
-    return text
+    for said, symbols in _SAID if "^" not in text else ():
+        text = said.sub(symbols, text)
+    return re.sub(r"(?<=[A-Za-z)\d]) +(?=[A-Za-z(])", " * ", text)
 
 
 _FRACTION = re.compile(r"\\frac ?\{([^{}]*)\} ?\{([^{}]*)\}")
@@ -109,6 +104,7 @@ _SAID = tuple(
         (r"\bper\b", "/"),
     )
 )
+"""Powers and fractions that are said: "square feet per second squared" -> "feet^2 / second^2"."""
 
 
 def parse_quantity(text: str) -> Number | None:

@@ -58,16 +58,21 @@ def tokens(text: str, *, thousands: bool) -> list[Token]:
     return found
 
 
+_KNOWN = {name: Token("function", name) for name in FUNCTIONS}
+_KNOWN |= {name: Token("const", constant) for name, constant in CONSTANTS.items()}
+_KNOWN |= {name: Token("mark", name) for name in _SPLITTERS} | {"mod": Token("mark", r"\mod")}
+_PREFIXES = ("sqrt", "sin", "cos", "tan", "ln", "log", "exp")
+"""Functions that may be written close to what they are of: "sinx"."""
+
+
 def _text_tokens(inside: str) -> list[Token]:
     content = inside.strip(" ,.")
     if content.lower() in _SPLITTERS:
-        return [Token("mark", content.lower())]
-    if len(content) == 1 and content.isalpha():
-        return [Token("symbol", content)]
+        return [_KNOWN[content.lower()]]
+    if content in FUNCTIONS or (len(content) == 1 and content.isalpha()):
+        return _word_tokens(content)
     if content == ":":
         return [Token("mark", ":")]
-    if content in FUNCTIONS:
-        return [Token("function", content)]
     if not content:
         return []
     if re.fullmatch(r"[\d.]+", content):
@@ -76,17 +81,12 @@ def _text_tokens(inside: str) -> list[Token]:
 
 
 def _word_tokens(word: str) -> list[Token]:
-    if word in FUNCTIONS:
-        return [Token("function", word)]
-    if word in CONSTANTS:
-        return [Token("const", CONSTANTS[word])]
-    if word in _SPLITTERS:
-        return [Token("mark", word)]
-    if word == "mod":
-        return [Token("mark", r"\mod")]
-    prefix = next((name for name in ("sqrt", "sin", "cos", "tan", "ln", "log", "exp") if word.startswith(name)), None)
-    if prefix is not None:
-        return [Token("function", prefix), *_word_tokens(word[len(prefix) :])]
+    found: list[Token] = []
+    while word not in _KNOWN and (prefix := next((name for name in _PREFIXES if word.startswith(name)), "")):
+        found.append(_KNOWN[prefix])
+        word = word[len(prefix) :]
+    if word in _KNOWN:
+        return [*found, _KNOWN[word]]
     if word.endswith("pi") and len(word) == 3:
-        return [*_word_tokens(word[0]), Token("const", "pi")]
-    return [Token("symbol", letter) for letter in word]
+        return [*found, *_word_tokens(word[0]), _KNOWN["pi"]]
+    return [*found, *(Token("symbol", letter) for letter in word)]
