@@ -171,7 +171,7 @@ def train_here(source: dict[str, Any], client: LocalClient) -> list[dict[str, An
     from trainer.run_config import RunConfig
     from trainer.train import train
 
-    config = RunConfig.from_dict(source)
+    config = RunConfig.model_validate(source)
     train(config, client, lambda _: spell_items(), Progress(Console(quiet=True)))
     return [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
 

@@ -155,7 +155,7 @@ def demo_run(folder: Path, device: torch.device, num_steps: int, **settings: Any
     source["model"]["offload_reference"] = True
     source |= {"run_dir": str(folder), "num_steps": num_steps} | settings
     watching = Watching(device)
-    train(RunConfig.from_dict(source), LocalClient(exact), lambda _: spell_items(), watching)
+    train(RunConfig.model_validate(source), LocalClient(exact), lambda _: spell_items(), watching)
     return watching
 
 

@@ -2,11 +2,11 @@
 
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, JsonValue, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from trainer.config import (
     AdvantageConfig,
@@ -224,19 +224,22 @@ class RunConfig(Section):
             raise ValueError("overlong.soft_cache_tokens must not exceed sampling.max_tokens")
         return self
 
-    _source: dict[str, Any] = PrivateAttr(default_factory=dict)
-
-    @classmethod
-    def from_dict(cls, source: Mapping[str, Any]) -> Self:
-        """Raises pydantic's ValidationError, also for what a stage would set, alone or on top of those before it."""
-        config = cls.model_validate(source)
-        config._source = dict(source)
-        merged: Mapping[str, Any] = source
-        for stage in config.stages:
-            cls.model_validate(with_settings(source, stage.set))
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        """Each alone, and on top of those before it."""
+        merged = base = self._without_stages()
+        for stage in self.stages:
             merged = with_settings(merged, stage.set)
-            cls.model_validate(merged)
-        return config
+            for source in (with_settings(base, stage.set), merged):
+                try:
+                    RunConfig.model_validate(source)
+                except ValidationError as error:
+                    raise ValueError(f"stage {stage.name}: {first_of(error)}") from error
+        return self
+
+    def _without_stages(self) -> dict[str, Any]:
+        """The keys that were given, all but the stages."""
+        return self.model_dump(exclude_unset=True, exclude={"stages"})
 
     def as_toml(self) -> dict[str, Any]:
         """Every key with its value, `--set` and defaults included; unset ones, which TOML cannot say, are left out."""
@@ -244,15 +247,11 @@ class RunConfig(Section):
 
     def at(self, step: int, era: int) -> "RunConfig":
         """The config of one step: this one with the stages that have begun."""
-        source: Mapping[str, Any] = self._source
-        for stage in self.stages:
-            if stage.has_begun(step, era):
-                source = with_settings(source, stage.set)
-        if source is self._source:
-            return self
-        config = RunConfig.model_validate(source)
-        config._source = dict(source)
-        return config
+        begun = [stage for stage in self.stages if stage.has_begun(step, era)]
+        source = self._without_stages()
+        for stage in begun:
+            source = with_settings(source, stage.set)
+        return RunConfig.model_validate(source) if begun else self
 
     def derived(self) -> dict[str, str]:
         """What follows from the config, printed at the start of a run, never configured."""
@@ -278,8 +277,13 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> RunConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     try:
-        return RunConfig.from_dict(with_settings(source, dict(map(parse_setting, settings))))
+        return RunConfig.model_validate(with_settings(source, dict(map(parse_setting, settings))))
     except ValidationError as error:
-        first = error.errors()[0]
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc'])) or 'config'}: {first['msg']}{more}") from error
+        raise ConfigError(f"{path}: {first_of(error)}") from error
+
+
+def first_of(error: ValidationError) -> str:
+    """Its first complaint, in one line."""
+    first = error.errors()[0]
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{'.'.join(map(str, first['loc'])) or 'config'}: {first['msg']}{more}"

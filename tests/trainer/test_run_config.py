@@ -123,7 +123,7 @@ def test_stages_begin_with_their_step_or_era_and_later_ones_win(tmp_path: Path) 
         ({"from_step": 3, "set": {"sampling.max_prompt_tokens": 9}}, "a stage cannot set sampling.max_prompt_tokens"),
         ({"from_step": 3, "set": {"sampling": {"max_tokens": 9}}}, "a stage cannot set sampling"),
         ({"set": {}}, "either `from_step` or `from_era`"),
-        ({"from_step": 3, "set": {"loss.clip_low": 2}}, "clip_low"),
+        ({"from_step": 3, "set": {"loss.clip_low": 2}}, "stage s: loss.clip_low"),
         ({"from_step": 3, "set": {"loss.kl_coef": 0, "reset.kl_ceiling": 0.1}}, "no KL is measured"),
     ],
 )

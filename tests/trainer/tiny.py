@@ -88,7 +88,7 @@ def run_config(run_dir: Path, **changes: Any) -> RunConfig:
         for key in path:
             table = table.setdefault(key, {})
         table[last] = value
-    return RunConfig.from_dict(source)
+    return RunConfig.model_validate(source)
 
 
 def train_quietly(config: RunConfig, judge: Judge = by_chance, service: FakeService | None = None) -> Run:
