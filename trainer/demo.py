@@ -4,6 +4,7 @@ It exists so that the whole loop can be seen to learn on two CPU cores in minute
 """
 
 from collections.abc import Sequence
+from os.path import commonprefix
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ from trainer.prompts import encode_prompt
 from trainer.run_config import DemoModelConfig
 from trainer.types import Prompt, TrainingSample
 
+BATCH_SIZE, LEARNING_RATE = 64, 2e-3
+"""Of the supervised steps."""
 END, PAD = "<|end|>", "<|pad|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 CHAT_TEMPLATE = (
@@ -60,7 +63,7 @@ def make_tokenizer(prompts: Sequence[Prompt]) -> PreTrainedTokenizerFast:
         texts.setdefault(prompt.domain, []).append(prompt.messages[-1]["content"])
     shared = {"<answer>", "</answer>"}
     for same in texts.values():
-        shared |= {_common_start(same), _common_start([text[::-1] for text in same])[::-1]}
+        shared |= {commonprefix(same), commonprefix([t[::-1] for t in same])[::-1]}  # noqa: RUF071  (of letters, not paths)
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in sorted(shared - {""})])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -72,24 +75,18 @@ def make_tokenizer(prompts: Sequence[Prompt]) -> PreTrainedTokenizerFast:
     )
 
 
-def _common_start(texts: Sequence[str]) -> str:
-    first, last = min(texts), max(texts)  # all others lie between, so they share what these two share
-    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return first[:same]
-
-
 def warm_up(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt], config: DemoModelConfig
 ) -> None:
     """Teach prompt -> `<answer>...</answer>` from the tasks' own answers, in the order of the prompts."""
     policy = Policy(model, temperature=1.0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
     examples = [e for e in (_example(tokenizer, prompt) for prompt in prompts) if e is not None]
     for step in range(config.warm_up_steps):
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * min(1.0, (step + 1) / 10)
-        first = step * config.batch_size
-        batch = pack([examples[i % len(examples)] for i in range(first, first + config.batch_size)])
+            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 10)
+        first = step * BATCH_SIZE
+        batch = pack([examples[i % len(examples)] for i in range(first, first + BATCH_SIZE)])
         loss = -policy.logprobs(batch)[0].mean()
         optimizer.zero_grad()
         loss.backward()

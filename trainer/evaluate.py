@@ -68,7 +68,7 @@ def evaluate(
         rewards = [[rollout.reward for rollout in group.rollouts] for group in groups]
         if all(reward is None for row in rewards for reward in row):
             return None
-        scores[name] = score_set(rewards, config.pass_at, config.thresholds.get(name, config.threshold))
+        scores[name] = score_set(rewards, config.pass_at, config.thresholds.get(name, 1.0))
     return ValidationScores(scores, *blend(scores, config.shares))
 
 

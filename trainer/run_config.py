@@ -41,10 +41,6 @@ class DemoModelConfig(Section):
     """Depth."""
     warm_up_steps: Count = 100
     """Supervised steps before the training; their number sets how high the reward begins."""
-    batch_size: Count = 64
-    """Examples a supervised step."""
-    learning_rate: Positive = 2e-3
-    """Of the supervised steps."""
 
 
 class ModelConfig(Section):
@@ -141,10 +137,8 @@ class ValidationConfig(Mixture):
     """ProRL 0.6; 0 takes the likeliest token."""
     pass_at: tuple[Count, ...] = (1,)
     """Each k of pass@k; needs at least k samples."""
-    threshold: Fraction = 1.0
-    """A completion passes with at least this reward."""
     thresholds: dict[str, Fraction] = Field(default={})
-    """The same by set, where one has rewards that are fractions."""
+    """By set, the reward with which a completion passes; 1 where not named. For rewards that are fractions."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
