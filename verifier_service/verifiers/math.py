@@ -29,7 +29,7 @@ REASONS: Mapping[str, str] = {
 class MathVerifier:
     kind: ClassVar[str] = "math"
     task_model: ClassVar = MathTask
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     description: ClassVar[str] = (
         "Mathematical answers in LaTeX or plain notation, equal by value and structure; binary."
     )
