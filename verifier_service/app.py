@@ -47,7 +47,7 @@ def create_app(settings: Settings, redis_url: str) -> FastAPI:
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             health_check_interval=30,
         )
-        redis = Redis(connection_pool=pool)
+        redis = Redis.from_pool(pool)
         gauge = QueueGauge(redis, settings, metrics)
         jobs = Jobs(redis, settings, metrics)
         await jobs.start()
@@ -58,7 +58,6 @@ def create_app(settings: Settings, redis_url: str) -> FastAPI:
         sampling.cancel()
         await jobs.stop()
         await redis.aclose()
-        await pool.aclose()
 
     # The scripts of /docs come with this package, not from a host that a cluster cannot reach.
     app = FastAPIOffline(

@@ -67,7 +67,7 @@ class BatchStore:
     async def claim_request(self, owner: str, request: ScoreRequest) -> tuple[str, bool]:
         """The job that answers this `request_id`, and whether it is a new one. Raises `RequestConflict`."""
         digest = digest_of(request)
-        key = lanes.request_key(owner, hashlib.sha256(str(request.request_id).encode()).hexdigest())
+        key = lanes.request_key(owner, str(request.request_id))
         ttl_s = int(request.deadline_s) + GRACE_S
         async with self._redis.pipeline() as pipe:
             pipe.set(key, f"{secrets.token_hex(12)} {digest}", nx=True, ex=ttl_s)
@@ -185,8 +185,7 @@ class BatchStore:
                     pipe.expire(lanes.results_key(lane, batch.job_id), ttl_s)
                 pipe.expire(lanes.job_key(batch.job_id), ttl_s)
                 if batch.layout.request_id is not None:
-                    digest = hashlib.sha256(batch.layout.request_id.encode()).hexdigest()
-                    pipe.expire(lanes.request_key(batch.layout.owner, digest), ttl_s)
+                    pipe.expire(lanes.request_key(batch.layout.owner, batch.layout.request_id), ttl_s)
                 await pipe.execute()
 
     async def forget(self, batch: Batch) -> None:

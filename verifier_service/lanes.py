@@ -4,6 +4,7 @@ A chunk's id starts with its lane (`code-<job>-3`), and every key of a lane star
 or `rq:job:<lane>-`, so that a Redis ACL can hold a lane's workers to their own keys.
 """
 
+from hashlib import sha256
 from typing import Final, Literal, NamedTuple, cast
 
 Lane = Literal["light", "code", "slow"]
@@ -47,17 +48,13 @@ def job_key(job_id: str) -> str:
 
 
 def request_key(owner: str, request_id: str) -> str:
-    return f"verifier:request:{owner}:{request_id}"
-
-
-def alone_lane(lane: str) -> str:
-    """Where a completion goes that is to be graded alone. Code stays in its lane: its workers may touch no other."""
-    return "code" if lane == "code" else "slow"
+    return f"verifier:request:{owner}:{sha256(request_id.encode()).hexdigest()}"
 
 
 def alone_id(chunk_id: str, position: int) -> str:
-    _lane, job_id, _rest = chunk_id.split("-", 2)
-    return f"{alone_lane(lane_of(chunk_id))}-{job_id}-alone{position}"
+    """Of a completion of this chunk that is graded alone. Code stays in its lane: its workers may touch no other."""
+    lane, job_id, _rest = chunk_id.split("-", 2)
+    return f"{'code' if lane == 'code' else 'slow'}-{job_id}-alone{position}"
 
 
 class ChunkKeys(NamedTuple):

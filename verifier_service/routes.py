@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.resources import files
 
@@ -138,7 +138,7 @@ async def sample(request: Request) -> Response:
 async def verifiers() -> Response:
     """Every task kind with its schema and the meaning of each reason."""
     found = await asyncio.to_thread(lambda: list(_infos()))
-    return Response(dump({"verifiers": [info.model_dump(by_alias=True) for info in found]}), media_type=JSON)
+    return Response(dump(VerifierList(verifiers=found)), media_type=JSON)
 
 
 @router.get("/healthz")
@@ -176,10 +176,7 @@ async def status_page() -> HTMLResponse:
 async def status(request: Request) -> dict[str, object]:
     """What the status page shows."""
     service = service_of(request)
-    lanes = {
-        name: {"depth": lane.depth, "age_s": lane.age_s, "workers": lane.workers, "drain_per_s": lane.drain_per_s}
-        for name, lane in service.gauge.lanes.items()
-    }
+    lanes = {name: asdict(lane) for name, lane in service.gauge.lanes.items()}
     return {"reachable": service.gauge.reachable, "lanes": lanes, "verdicts": service.metrics.verdict_counts()}
 
 
