@@ -7,12 +7,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from vllm.distributed.weight_transfer import WeightTransferEngineFactory
-from vllm.distributed.weight_transfer.base import (
-    WeightTransferEngine,
-    WeightTransferInitInfo,
-    WeightTransferUpdateInfo,
-)
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.distributed.weight_transfer.base import WeightTransferUpdateInfo
+from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
 
 
 def load_weights(worker: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -32,27 +28,18 @@ def repack_head(model: torch.nn.Module) -> None:
 
 
 @dataclass
-class FilesInit(WeightTransferInitInfo):
-    """Nothing to agree on."""
-
-
-@dataclass
 class FilesUpdate(WeightTransferUpdateInfo):
     path: str
     """A safetensors file with some of the weights."""
 
 
-class FilesTransfer(WeightTransferEngine[FilesInit, FilesUpdate]):
-    """Weights out of files in a folder that trainer and server share; what a CPU has in place of NCCL."""
+class FilesTransfer(NCCLWeightTransferEngine):
+    """Weights out of files in a folder that trainer and server share; what a CPU has in place of a group to receive in.
 
-    init_info_cls = FilesInit
+    Begins and ends an update as over NCCL.
+    """
+
     update_info_cls = FilesUpdate
-
-    def init_transfer_engine(self, init_info: FilesInit) -> None:
-        """Nothing to connect."""
-
-    def start_weight_update(self) -> None:
-        initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """Without the base's wait for an accelerator."""
@@ -62,11 +49,8 @@ class FilesTransfer(WeightTransferEngine[FilesInit, FilesUpdate]):
         self.model.load_weights(load_file(update_info.path).items())
 
     def finish_weight_update(self) -> None:
-        finalize_layerwise_reload(self.model, self.model_config)
+        super().finish_weight_update()
         repack_head(self.model)
-
-    def shutdown(self) -> None:
-        """Nothing to close."""
 
 
 WeightTransferEngineFactory.register_engine("files", FilesTransfer)
