@@ -1,7 +1,7 @@
 """Pushing weights to the engine, and the proof that they arrived."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,9 @@ PROBE_PROMPT_TOKENS = 64
 PROBE_TAIL_TOKENS = 16
 """Random tokens behind a probe's prompt: improbable ones show the smallest change of any weight."""
 MOVED = 1e-3
-"""Nats by which a log-probability cannot move in the policy without moving one bit of all that the engine says."""
+"""Nats by which new weights cannot move a log-probability in the policy and leave every bit that the engine says."""
+WHOLE_NUMBERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By the bytes of an element."""
 Values = list[list[float]]
 
 
@@ -25,8 +27,8 @@ class Probe:
     """A few fixed sequences on which engine and trainer must agree."""
 
     sequences: tuple[tuple[int, ...], ...]
-    _seen: tuple[Values, Values] | None = None
-    """Policy's and engine's values when the engine's last changed."""
+    _seen: tuple[list[int], Values, Values] | None = None
+    """Sums of the weights, policy's and engine's values when the engine's last changed."""
 
     @classmethod
     def of(cls, prompts: Sequence[tuple[int, ...]], vocab_size: int) -> "Probe":
@@ -50,14 +52,15 @@ class Probe:
     def by_engine(self, engine: Engine) -> Values:
         return engine.fingerprint(self.sequences)
 
-    def is_stale(self, policy: Values, engine: Values) -> bool:
-        """Whether the engine says the very same as before although the policy has moved since.
+    def is_stale(self, sums: list[int], policy: Values, engine: Values) -> bool:
+        """Whether the engine says the very same as before although it was given other weights, which moved the policy.
 
-        In bfloat16 engine and trainer round so differently that weights of some steps ago are within tolerance.
+        In bfloat16 engine and trainer round so differently that weights of some steps ago are within tolerance. Sums
+        tell new weights from the same ones in other kernels.
         """
-        if self._seen is None or self._seen[1] != engine:
-            self._seen = policy, engine
-        return largest_difference(policy, self._seen[0]) > MOVED
+        if self._seen is None or self._seen[2] != engine:
+            self._seen = sums, policy, engine
+        return sums != self._seen[0] and largest_difference(policy, self._seen[1]) > MOVED
 
 
 def largest_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> float:
@@ -71,15 +74,23 @@ def push_weights(policy: Policy, engine: Engine, version: int, probe: Probe, tol
 
     Raises WeightSyncError where they did not arrive: the run would go on sampling from another policy than it trains.
     """
-    engine.push(policy.weights(), version)
+    sums: list[torch.Tensor] = []
+    engine.push(summed(policy.weights(), sums), version)
     ours, theirs = probe.by_policy(policy), probe.by_engine(engine)
     difference = largest_difference(ours, theirs)
     if difference > tolerance:
         fault = f"differ from the trainer's by {difference:.3g} (tolerance {tolerance:g})"
-    elif probe.is_stale(ours, theirs):
+    elif probe.is_stale([int(number) for number in sums], ours, theirs):
         fault = "are those of before, to the last bit"
     else:
         return difference
     raise WeightSyncError(
         f"after the weight sync of step {version} the engine's log-probabilities {fault}: the weights did not arrive"
     )
+
+
+def summed(weights: Iterable[tuple[str, torch.Tensor]], sums: list[torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights, and for each that was taken the sum of its elements' bits as whole numbers."""
+    for name, tensor in weights:
+        sums.append(tensor.view(WHOLE_NUMBERS[tensor.element_size()]).sum())
+        yield name, tensor

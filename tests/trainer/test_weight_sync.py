@@ -86,10 +86,17 @@ def test_an_engine_that_stays_behind_is_noticed_within_the_tolerance(tokenizer: 
 def test_steps_too_small_to_tell_add_up(tokenizer: PreTrainedTokenizerFast) -> None:
     policy, engine = in_bfloat16(tokenizer)
     probe = Probe(PROBE.sequences)
-    of_engine = probe.by_engine(engine)
-    of_policy = probe.by_policy(policy)
+    of_engine, of_policy = probe.by_engine(engine), probe.by_policy(policy)
     steps = [[[x + n * 4e-4 for x in row] for row in of_policy] for n in range(4)]
-    assert [probe.is_stale(step, of_engine) for step in steps] == [False, False, False, True]
+    assert [probe.is_stale([n], step, of_engine) for n, step in enumerate(steps)] == [False, False, False, True]
+
+
+def test_other_kernels_are_no_other_weights() -> None:
+    """A step that changed nothing, after the policy's layers were compiled anew: they round differently now."""
+    probe = Probe(PROBE.sequences)
+    assert not probe.is_stale([1, 2], [[-1.0]], [[-1.1]])
+    assert not probe.is_stale([1, 2], [[-1.05]], [[-1.1]])
+    assert probe.is_stale([1, 3], [[-1.05]], [[-1.1]])
 
 
 def test_steps_in_bfloat16_that_arrive_are_proven(tokenizer: PreTrainedTokenizerFast) -> None:
