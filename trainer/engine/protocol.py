@@ -55,16 +55,16 @@ class Engine(Protocol):
         ...
 
     def sleep(self) -> None:
-        """Give memory back while the policy trains."""
-        ...
+        """Give memory back while the policy trains; an engine that shares none with it does nothing."""
+        return
 
     def wake(self) -> None:
         """Be ready for `push` and `rollout`."""
-        ...
+        return
 
     def close(self) -> None:
         """End what was started; the engine is not used again."""
-        ...
+        return
 
 
 def sampling_seed(run_seed: str, step: int, prompt_id: str, sample: int) -> int:

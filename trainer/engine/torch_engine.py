@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer.engine.flight import Flight, Reader, Ticket
-from trainer.engine.protocol import RolloutRequest, Sampling
+from trainer.engine.protocol import Engine, RolloutRequest, Sampling
 from trainer.engine.slots import Slots
 from trainer.errors import WeightSyncError
 from trainer.types import RolloutGroup
@@ -25,7 +25,7 @@ class _Completion:
     logprobs: list[float] = field(default_factory=list)
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """Holds a model of its own, so that weights really have to be pushed. Always float32 or what the model is in."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_rows: int) -> None:
@@ -83,15 +83,6 @@ class TorchEngine:
         logits = self._model(input_ids=ids, use_cache=False).logits[:, :-1].float()
         logprobs = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
         return [row[: len(s) - 1] for row, s in zip(logprobs.tolist(), sequences, strict=True)]
-
-    def sleep(self) -> None:
-        """Nothing to give back: the slots live only as long as a rollout."""
-
-    def wake(self) -> None:
-        """Always awake."""
-
-    def close(self) -> None:
-        """Nothing was started."""
 
 
 def _begin(ticket: Ticket, max_tokens: int) -> _Completion:

@@ -9,7 +9,7 @@ from torch import distributed
 
 from trainer.engine.config import EngineConfig
 from trainer.engine.flight import Flight, Reader, Ticket
-from trainer.engine.protocol import RolloutRequest, Sampling
+from trainer.engine.protocol import Engine, RolloutRequest, Sampling
 from trainer.engine.vllm_request import PROBE_PARAMS, dtype_name, sampling_params
 from trainer.types import RolloutGroup
 
@@ -23,7 +23,7 @@ from vllm.sampling_params import RequestOutputKind
 from trainer.engine.vllm_worker import load_weights
 
 
-class VllmEngine:
+class VllmEngine(Engine):
     """Weights are handed over in memory. On a CPU nothing sleeps."""
 
     def __init__(

@@ -12,7 +12,7 @@ import httpx
 import torch
 
 from trainer.engine.flight import Flight, Reader, Ticket
-from trainer.engine.protocol import RolloutRequest, Sampling
+from trainer.engine.protocol import Engine, RolloutRequest, Sampling
 from trainer.engine.vllm_request import PROBE_PARAMS, sampling_params
 from trainer.engine.vllm_servers import Server, Servers, on_all
 from trainer.engine.vllm_weights import Channel, transfer
@@ -29,8 +29,8 @@ UNHEALTHY_AFTER = 3
 Weights = Iterable[tuple[str, torch.Tensor]]
 
 
-class VllmHttpEngine:
-    """Every rank asks all servers for its own completions; rank 0 hands out weights."""
+class VllmHttpEngine(Engine):
+    """Every rank asks all servers, which have their devices for themselves; rank 0 hands out weights."""
 
     def __init__(
         self,
@@ -106,12 +106,6 @@ class VllmHttpEngine:
         self._servers.keep(list(found), "it does not answer, or has other weights than it was given")
         tokens = [zip(*rows, strict=True) for rows in zip(*found.values(), strict=True)]
         return [[min(values, key=lambda v: (not math.isnan(v), v)) for values in row] for row in tokens]
-
-    def sleep(self) -> None:
-        """The servers have their devices for themselves."""
-
-    def wake(self) -> None:
-        """Always awake."""
 
     def close(self) -> None:
         self._servers.close()

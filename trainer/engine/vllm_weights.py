@@ -102,9 +102,8 @@ class NcclChannel:
         if self._group is not None:
             self._group.destroy()
         self._group, self._members = None, []
-        on_all(
-            servers, lambda s: s.post("/shutdown_weight_transfer_engine")
-        )  # may hold the group of a trainer that died
+        # They may hold the group of a trainer that died.
+        on_all(servers, lambda s: s.post("/shutdown_weight_transfer_engine"))
         with socket.socket() as free:
             free.bind(("", 0))
             port = free.getsockname()[1]
