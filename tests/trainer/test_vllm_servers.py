@@ -6,9 +6,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import psutil
 import pytest
@@ -23,9 +24,10 @@ from trainer.engine.vllm_http import VllmHttpEngine
 from trainer.engine.vllm_servers import Server, Servers, refuse_public
 from trainer.engine.vllm_weights import FilesChannel, NcclChannel, chunks
 from trainer.errors import ConfigError, EngineError
-from trainer.parallel import ALONE
+from trainer.parallel import ALONE, Ranks
 from trainer.types import RolloutGroup
 
+T = TypeVar("T")
 WEIGHTS = [("a", torch.zeros(3)), ("b", torch.zeros(2))]
 REQUESTS = [request(index, [5, 6], 8) for index in range(6)]
 SAMPLING = Sampling(1.2, 8)
@@ -398,6 +400,43 @@ def test_what_a_killed_server_left_behind_ends_too(tmp_path: Path, stubs: list[S
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(int(said)).wait(60)
     assert not psutil.pid_exists(int(said))
+
+
+class TwoRanks(Ranks):
+    """Ranks as threads of this process."""
+
+    meeting = threading.Barrier(2, timeout=60)
+    told: ClassVar[list[Any]] = []
+
+    def on_main(self, function: Callable[[], T]) -> T:
+        if self.is_main:
+            self.told.append(function())
+        self.meeting.wait()
+        value: T = self.told[-1]
+        self.meeting.wait()
+        return value
+
+
+def test_every_rank_knows_which_servers_have_the_weights(stubs: list[StubVllm]) -> None:
+    stubs[0].statuses["/update_weights"] = 500
+    taken: list[int] = []
+
+    def weights(rank: int) -> Iterator[tuple[str, torch.Tensor]]:
+        for pair in WEIGHTS:
+            taken.append(rank)  # each is put together by all ranks
+            yield pair
+
+    def be(rank: int) -> tuple[Any, Any]:
+        kept = Servers([Server(stub.url) for stub in stubs], 60.0, 64, "files")
+        reader, ranks = Reader(tokenizer(), frozenset({1})), TwoRanks(rank, 2)
+        engine = VllmHttpEngine(kept, FilesChannel(), reader, 16, lambda: WEIGHTS, ranks)
+        engine.push(weights(rank), 0)
+        return tokens(rolled(engine)), engine.fingerprint([[3, 4, 5]])
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(be, range(2))) == [(EXPECTED, [[-1.0, -1.0]])] * 2
+    assert sorted(taken) == [0, 0, 1, 1]
+    assert not stubs[0].completions
 
 
 class Broadcast:
