@@ -87,7 +87,7 @@ def padded_update(samples: Sequence[TrainingSample], model: Qwen3ForCausalLM) ->
             mask[row, len(sample.prompt_ids) - 1 : num_tokens(sample) - 1] = 1
         # Causal attention cannot see what is filled up on the right, so it needs no mask.
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-        logprobs, entropy = head.token_logprobs(logits.flatten(0, 1), ids[:, 1:].flatten())
+        logprobs, entropy = head.token_logprobs(logits.flatten(0, 1), ids[:, 1:].flatten(), 1.0)
         trained = mask[:, :-1].flatten().bool()
         sequence_ids = torch.arange(len(chosen)).repeat_interleave(longest - 1)
         advantages = torch.tensor([s.advantage for s in chosen])[sequence_ids]
@@ -153,7 +153,7 @@ def measure_memory() -> None:
     print("  vocabulary  tokens  all logits   chunked     whole")
     for vocab_size in (32768, 131072):
         for num_chunks in (1, 2, 4, 8):
-            num = num_chunks * head.LOGIT_BUDGET // vocab_size
+            num = num_chunks * head.LOGIT_BUDGET["cpu"] // vocab_size
             chunked = peak_mib(partial(backward, num, vocab_size, head.head_logprobs))
             line = f"  {vocab_size:>10} {num:>7} {4 * num * vocab_size / 2**20:>7.0f} MiB {chunked:>5.0f} MiB"
             if num_chunks <= 2:  # beyond, it does not fit into a small machine
@@ -164,7 +164,7 @@ def measure_memory() -> None:
 def whole_logprobs(
     hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return head.token_logprobs(head.scaled_logits(hidden, weight, temperature), targets)
+    return head.token_logprobs(hidden @ weight.T, targets, temperature)
 
 
 def backward(num: int, vocab_size: int, logprobs_of: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> None:

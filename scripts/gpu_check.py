@@ -93,7 +93,7 @@ def loss_and_gradients(model: PreTrainedModel, samples: Sequence[TrainingSample]
     """Loss, log-probabilities and gradients by name, on the CPU in float64."""
     policy = Policy(model, 1.2)
     batch = to_device(pack(samples), device)
-    logprobs, entropy = policy.logprobs(batch)
+    logprobs, entropy = policy.logprobs_and_entropy(batch)
     inputs = LossInputs(
         policy_logprobs=logprobs,
         old_logprobs=None,

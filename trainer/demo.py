@@ -87,7 +87,7 @@ def warm_up(
             group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 10)
         first = step * BATCH_SIZE
         batch = pack([examples[i % len(examples)] for i in range(first, first + BATCH_SIZE)])
-        loss = -policy.logprobs(batch)[0].mean()
+        loss = -policy.logprobs(batch).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

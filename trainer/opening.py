@@ -27,7 +27,7 @@ from trainer.reward import RewardClient, Scorer
 from trainer.rollouts import Collector
 from trainer.run import Run
 from trainer.run_config import ModelConfig, RunConfig, SourceConfig
-from trainer.sharding import checkpoint_activations, shard
+from trainer.sharding import checkpoint_activations, compile_layers, shard
 from trainer.stage import is_below
 from trainer.state import RunState
 from trainer.types import Prompt
@@ -140,11 +140,15 @@ def make_policies(config: RunConfig, folder: Path | str, ranks: Ranks) -> tuple[
     weights, compute = getattr(torch, config.model.dtype), compute_dtype(config.model, ranks)
     policy, reference = (Policy(load_model(folder, d), config.sampling.temperature) for d in (weights, compute))
     reference.requires_grad_(False)
+    if config.model.compile:
+        compile_layers(policy)
+        compile_layers(reference)
     if config.model.checkpoint_activations:
         checkpoint_activations(policy.model)
     if ranks.size > 1 or ranks.device.type == "cuda":
-        shard(policy, ranks, compute)
-        shard(reference, ranks, compute, offload=config.model.offload_reference)
+        keep_whole = config.model.keep_whole
+        shard(policy, ranks, compute, keep_whole=keep_whole)
+        shard(reference, ranks, compute, keep_whole=keep_whole, offload=config.model.offload_reference)
     elif compute != weights:
         raise ConfigError("model.compute_dtype: on one CPU it is that of the weights")
     return policy, reference

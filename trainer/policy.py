@@ -28,6 +28,10 @@ class Policy(torch.nn.Module):
     """None: that of the weights."""
     compute_device: torch.device | None = None
     """None: where the weights are; others may be kept in host memory."""
+    keep_whole = False
+    """Whether `sharding.kept_whole` does anything."""
+    compiled = False
+    """Whether the head runs compiled; `sharding.compile_layers` does the rest."""
 
     def __init__(self, model: PreTrainedModel, temperature: float) -> None:
         super().__init__()
@@ -47,12 +51,17 @@ class Policy(torch.nn.Module):
         for name, tensor in self.model.state_dict().items():
             yield name, whole(tensor.to(self.compute_dtype or tensor.dtype))
 
-    def logprobs(self, batch: Microbatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probability of each completion token and entropy of its distribution, nats, both float32 [N]."""
-        found: tuple[torch.Tensor, torch.Tensor] = self(batch)
+    def logprobs(self, batch: Microbatch) -> torch.Tensor:
+        """Log-probability of each completion token, nats, float32 [N]."""
+        found: torch.Tensor = self(batch, entropy=False)[0]
         return found
 
-    def forward(self, batch: Microbatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def logprobs_and_entropy(self, batch: Microbatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """`logprobs`, and the entropy of each token's distribution, nats, float32 [N]."""
+        found: tuple[torch.Tensor, torch.Tensor] = self(batch, entropy=True)
+        return found
+
+    def forward(self, batch: Microbatch, entropy: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Only hidden states that predict a completion token reach the head."""
         hidden = (
             self.model.base_model(
@@ -64,7 +73,8 @@ class Policy(torch.nn.Module):
             .last_hidden_state[0]
             .index_select(0, batch.predict_at)
         )
-        return head_logprobs(hidden, self.model.get_output_embeddings().weight, batch.targets, self.temperature)
+        weight = self.model.get_output_embeddings().weight
+        return head_logprobs(hidden, weight, batch.targets, self.temperature, entropy=entropy, compiled=self.compiled)
 
 
 @torch.no_grad()

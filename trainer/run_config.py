@@ -56,6 +56,11 @@ class ModelConfig(Section):
     """Of layers and activations; `auto`: bfloat16 on a GPU, elsewhere that of the weights."""
     checkpoint_activations: bool = False
     """Keep one tensor a layer for the backward pass and compute the rest again: a third more work, far less memory."""
+    keep_whole: bool = True
+    """Gather the sharded layers once an update, not once a pass: faster, and a copy of all weights in `compute_dtype`
+    on every GPU."""
+    compile: bool = False
+    """Compile layers and head (torch.compile): fewer and larger kernels, a minute or two more at the start."""
     offload_reference: bool = False
     """Keep the reference in host memory: slower KL, less GPU memory."""
     num_threads: Annotated[int, Field(ge=0)] = 0

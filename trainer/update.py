@@ -12,7 +12,7 @@ from trainer.config import LossConfig, OptimizerConfig
 from trainer.loss import GlobalCounts, LossInputs, policy_loss
 from trainer.parallel import ALONE, Ranks, whole
 from trainer.policy import Policy
-from trainer.sharding import sync_gradients
+from trainer.sharding import kept_whole, sync_gradients
 from trainer.types import Microbatch, TrainingBatch, UpdateStats
 
 
@@ -63,7 +63,7 @@ def update_policy(
     The first batch meets the policy unchanged, so its old log-probabilities are its own and need no pass; the
     reference is asked only where the KL has a weight.
     """
-    with torch.no_grad():
+    with torch.no_grad(), kept_whole(policy, reference):
         prepared = [
             [_prepare(policy, reference, m, batch is not batches[0], loss_config) for m in batch.microbatches]
             for batch in batches
@@ -73,10 +73,11 @@ def update_policy(
     for batch, rows in zip(batches, prepared, strict=True):
         counts = GlobalCounts(batch.num_loss_tokens, batch.num_sequences)
         optimizer.zero_grad(set_to_none=True)
-        for row in rows:
-            sync_gradients(policy, row is rows[-1])
-            for name, value in _backward(policy, row, counts, loss_config).items():
-                sums[name] += value * batch.num_loss_tokens
+        with kept_whole(policy):
+            for row in rows:
+                sync_gradients(policy, row is rows[-1])
+                for name, value in _backward(policy, row, counts, loss_config).items():
+                    sums[name] += value * batch.num_loss_tokens
         grad_norms.append(float(whole(torch.nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm))))
         if math.isfinite(grad_norms[-1]):  # else the policy would be lost; the guard of the norm counts the step
             optimizer.step()
@@ -96,14 +97,14 @@ def _prepare(policy: Policy, reference: Policy, batch: Microbatch, needs_old: bo
     batch = to_device(batch, policy.device)
     return _Row(
         batch,
-        old_logprobs=policy.logprobs(batch)[0] if needs_old else None,
-        ref_logprobs=reference.logprobs(batch)[0] if config.kl_coef > 0 else None,
+        old_logprobs=policy.logprobs(batch) if needs_old else None,
+        ref_logprobs=reference.logprobs(batch) if config.kl_coef > 0 else None,
     )
 
 
 def _backward(policy: Policy, row: _Row, counts: GlobalCounts, config: LossConfig) -> dict[str, float]:
     """Adds this microbatch's gradient; returns its share of the metrics."""
-    logprobs, entropy = policy.logprobs(row.batch)
+    logprobs, entropy = policy.logprobs_and_entropy(row.batch)
     inputs = LossInputs(
         policy_logprobs=logprobs,
         old_logprobs=row.old_logprobs,

@@ -43,7 +43,7 @@ class Probe:
         temperature, policy.temperature = policy.temperature, 1.0
         try:
             with torch.no_grad():
-                logprobs = policy.logprobs(to_device(batch, policy.device))[0].tolist()
+                logprobs = policy.logprobs(to_device(batch, policy.device)).tolist()
         finally:
             policy.temperature = temperature
         lengths = [len(sequence) - 1 for sequence in self.sequences]

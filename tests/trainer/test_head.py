@@ -13,7 +13,7 @@ NUM_TOKENS, WIDTH, VOCAB_SIZE = 13, 6, 17
 
 @pytest.fixture(autouse=True)
 def _three_tokens_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "LOGIT_BUDGET", 3 * VOCAB_SIZE)
+    monkeypatch.setitem(head.LOGIT_BUDGET, "cpu", 3 * VOCAB_SIZE)
 
 
 def inputs(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

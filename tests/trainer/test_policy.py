@@ -32,7 +32,7 @@ BATCH = pack([sample([3, 4, 5], [6, 7]), sample([8], [9, 10, 11])])
 
 def test_logprobs_and_entropy_of_completion_tokens_at_the_temperature() -> None:
     model = tiny_model()
-    logprobs, entropy = Policy(model, temperature=1.7).logprobs(BATCH)
+    logprobs, entropy = Policy(model, temperature=1.7).logprobs_and_entropy(BATCH)
     model.set_attn_implementation("eager")
     expected_logprobs, expected_entropy = [], []
     for prompt, completion in (([3, 4, 5], [6, 7]), ([8], [9, 10, 11])):
@@ -47,9 +47,9 @@ def test_logprobs_and_entropy_of_completion_tokens_at_the_temperature() -> None:
 def test_chunks_change_neither_value_nor_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for budget in (2**26, 2 * 64):  # all five tokens at once; two tokens a chunk
-        monkeypatch.setattr(head, "LOGIT_BUDGET", budget)
+        monkeypatch.setitem(head.LOGIT_BUDGET, "cpu", budget)
         policy = Policy(tiny_model(), temperature=1.2)
-        logprobs, entropy = policy.logprobs(BATCH)
+        logprobs, entropy = policy.logprobs_and_entropy(BATCH)
         (logprobs * torch.arange(5)).sum().backward()
         results.append((logprobs, entropy, [p.grad for p in policy.parameters()]))
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)

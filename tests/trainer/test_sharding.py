@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from trainer.config import LossConfig
 from trainer.demo import make_tokenizer
 from trainer.parallel import ALONE, Ranks, whole
 from trainer.policy import Policy, copy_weights, load_model
-from trainer.sharding import checkpoint_activations, shard
+from trainer.sharding import checkpoint_activations, compile_layers, shard
 from trainer.state import RunState
 from trainer.types import Prompt
 from trainer.update import update_policy
@@ -38,14 +39,16 @@ def policy_of(
     return policy
 
 
-def updated(ranks: Ranks, loss: LossConfig, num_updates: int, keep: bool = True) -> dict[str, Any]:
+def updated(ranks: Ranks, loss: LossConfig, num_updates: int, *changes: str) -> dict[str, Any]:
     """Stats and weights after plain gradient descent, in float64: nothing hides behind rounding."""
-    policy, reference = policy_of(0, ranks), policy_of(1, ranks)
-    if not keep:
-        policy = policy_of(0, ALONE)
+    keep_whole = "kept whole" in changes
+    policy, reference = policy_of(0, ALONE), policy_of(1, ranks, keep_whole=keep_whole)
+    if "compiled" in changes:
+        compile_layers(policy)
+    if "no activations" in changes:
         checkpoint_activations(policy.model)
-        if ranks.size > 1:
-            shard(policy, ranks, torch.float64)
+    if ranks.size > 1:
+        shard(policy, ranks, torch.float64, keep_whole=keep_whole)
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
     batches = build_batches(samples(), num_updates, 20, ranks.rank, ranks.size)
     stats = update_policy(policy, reference, optimizer, batches, loss, 1.0, ranks)
@@ -66,11 +69,12 @@ class Communication(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-CASES: Mapping[str, tuple[LossConfig, int, bool]] = {
-    "token": (LossConfig(kl_coef=0.1), 2, True),
-    "sequence": (LossConfig(kl_coef=0.1, normalizer="sequence"), 2, True),
-    "constant": (LossConfig(kl_coef=0.0, normalizer="constant", constant_length=7), 1, True),
-    "no activations": (LossConfig(kl_coef=0.1), 2, False),
+CASES: Mapping[str, tuple[Any, ...]] = {
+    "token": (LossConfig(kl_coef=0.1), 2),
+    "sequence": (LossConfig(kl_coef=0.1, normalizer="sequence"), 2),
+    "constant": (LossConfig(kl_coef=0.0, normalizer="constant", constant_length=7), 1),
+    "no activations": (LossConfig(kl_coef=0.1), 2, "no activations"),
+    "kept whole": (LossConfig(kl_coef=0.1), 2, "kept whole", "no activations"),
 }
 
 
@@ -96,19 +100,42 @@ def test_three_ranks_update_as_one(alone: dict[str, Any], on_three: list[dict[st
         torch.testing.assert_close(on_three[rank][name], alone[name], rtol=1e-6, atol=1e-7)
 
 
-def test_gradients_are_added_up_once_an_update(tmp_path: Path) -> None:
-    """Two layers and the rest: three sums an update, however many microbatches."""
+@pytest.mark.filterwarnings("ignore")  # torch warns of its own compiler
+def test_compiled_layers_update_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced only, which is quick; four graphs serve all layers, two the head."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    case = LossConfig(kl_coef=0.0), 1
+    expected = updated(ALONE, *case)
+    torch.testing.assert_close(updated(ALONE, *case, "compiled"), expected, rtol=1e-6, atol=1e-7)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4 + 2
 
-    def counted(ranks: Ranks) -> tuple[int, int]:
-        policy = policy_of(0, ranks)
+
+@pytest.mark.soak
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_layers_update_alike_on_ranks(tmp_path: Path) -> None:
+    """With the C++ compiler, which takes its time."""
+    case = LossConfig(kl_coef=0.1), 2, "kept whole", "no activations"
+    expected = updated(ALONE, *case)
+    for found in on_ranks(2, tmp_path, lambda ranks: updated(ranks, *case, "compiled")):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("keep_whole", "gathers"), [(False, 3 * (3 + 2 * 3 * 2)), (True, 3 * (1 + 2))])
+def test_communication_of_an_update(tmp_path: Path, keep_whole: bool, gathers: int) -> None:
+    """Of two layers and the rest, over two updates of three microbatches. Gradients are added up once an update. Weights
+    are gathered for each pass: three for old log-probabilities, two for each microbatch; kept whole, once in between."""
+
+    def counted(ranks: Ranks) -> tuple[list[str], int]:
+        policy = policy_of(0, ranks, keep_whole=keep_whole)
         batches = build_batches(samples(), 2, 20, ranks.rank, ranks.size)
         with Communication() as communication:
             update_policy(policy, policy, torch.optim.SGD(policy.parameters()), batches, LossConfig(kl_coef=0), 1.0)
-        return sum("reduce_scatter" in name for name in communication.calls), len(batches[0].microbatches)
+        return communication.calls, len(batches[0].microbatches)
 
-    [(sums, microbatches), _] = on_ranks(2, tmp_path, counted)
-    assert microbatches > 2, "otherwise this shows nothing"
-    assert sums == 2 * 3
+    [(calls, microbatches), _] = on_ranks(2, tmp_path, counted)
+    assert microbatches == 3
+    assert sum("reduce_scatter" in name for name in calls) == 2 * 3
+    assert sum("allgather" in name for name in calls) == gathers
 
 
 @pytest.mark.parametrize("offload", [False, True])
@@ -120,11 +147,11 @@ def test_a_reset_is_exact_where_the_policy_computes_in_half_precision(tmp_path: 
         reference = policy_of(1, ranks, torch.bfloat16, torch.bfloat16, offload=offload)
         batch = pack(samples()[:4])
         with torch.no_grad():
-            before = reference.logprobs(batch)[0].tolist()
+            before = reference.logprobs(batch).tolist()
             with Communication() as communication:
                 copy_weights(policy, reference)
-            after = reference.logprobs(batch)[0].tolist()
-            own = policy.logprobs(batch)[0].tolist()
+            after = reference.logprobs(batch).tolist()
+            own = policy.logprobs(batch).tolist()
         return before, after, own, next(policy.parameters()).dtype, len(communication.calls)
 
     for before, after, own, masters, communications in on_ranks(2, tmp_path, reset):

@@ -58,7 +58,7 @@ def test_logprobs_are_those_of_the_trainer_at_the_temperature(
     assert len({len(s.token_ids) for s in samples}) > 1, "rows must end at different times for this to prove anything"
     batch = pack(samples)
     with torch.no_grad():
-        logprobs, _ = Policy(tiny_model(), temperature).logprobs(batch)
+        logprobs = Policy(tiny_model(), temperature).logprobs(batch)
     torch.testing.assert_close(batch.rollout_logprobs, logprobs, rtol=1e-4, atol=1e-4)
 
 
@@ -118,7 +118,7 @@ def test_prompts_join_and_leave_while_others_run(tokenizer: PreTrainedTokenizerF
         [TrainingSample(g.index, g.prompt.token_ids, r.token_ids, r.logprobs, 0.0) for g in groups for r in g.rollouts]
     )
     with torch.no_grad():
-        logprobs, _ = Policy(tiny_model(), 1.2).logprobs(batch)
+        logprobs = Policy(tiny_model(), 1.2).logprobs(batch)
     torch.testing.assert_close(batch.rollout_logprobs, logprobs, rtol=1e-4, atol=1e-4)
     for alone, one in zip(sorted(groups, key=lambda g: g.index), requests, strict=True):
         [expected] = engine(tokenizer).rollout([one], Sampling(1.2, 12))

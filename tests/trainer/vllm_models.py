@@ -68,5 +68,5 @@ def largest_error(groups: Sequence[RolloutGroup], policy: Policy) -> float:
     ]
     batch = pack(samples)
     with torch.no_grad():
-        logprobs, _ = policy.logprobs(batch)
+        logprobs = policy.logprobs(batch)
     return float((batch.rollout_logprobs - logprobs).abs().max())
