@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from trainer.parallel import Ranks, join_ranks
 from trainer.policy import Policy
 from trainer.progress import Progress
 from trainer.run_config import RunConfig
-from trainer.sharding import checkpoint_activations, shard
+from trainer.sharding import checkpoint_activations, compile_layers, kept_whole, shard
 from trainer.train import train
 from trainer.types import TrainingSample
 from trainer.update import make_optimizer, update_policy
@@ -181,17 +182,21 @@ def check_memory(device: torch.device, num_steps: int, **settings: Any) -> list[
     return [Result(f"memory over {num_steps:,} steps with resets", f"{growth:+.1%}", "< 2%", growth < 0.02)]
 
 
-def measure_mfu(ranks: Ranks, config: PretrainedConfig, lengths: Sequence[int], microbatches: int) -> list[Result]:
-    """Update (forward, backward, optimizer) and log-probability pass of packed microbatches.
+def measure_mfu(
+    ranks: Ranks, config: PretrainedConfig, lengths: Sequence[int], microbatches: int, compiled: bool = False
+) -> list[Result]:
+    """Update (forward, backward, optimizer) and log-probability pass of packed microbatches, layers kept whole.
 
     Utilisation is the model's FLOPs over time and peak: the backward pass counts twice the forward pass, what
     activation checkpointing computes again counts nothing.
     """
     torch.manual_seed(0)
     policy = Policy(Qwen2ForCausalLM(config), 1.2)
+    if compiled:
+        compile_layers(policy)
     checkpoint_activations(policy.model)
     if ranks.device.type == "cuda":
-        shard(policy, ranks, torch.bfloat16)
+        shard(policy, ranks, torch.bfloat16, keep_whole=True)
     prompt = min(PROMPT_TOKENS, min(lengths) // 2)
     samples = samples_of(lengths * microbatches, config.vocab_size, prompt)
     batch = build_batch(samples, sum(lengths))
@@ -203,12 +208,14 @@ def measure_mfu(ranks: Ranks, config: PretrainedConfig, lengths: Sequence[int], 
 
     @torch.no_grad()
     def logprobs() -> None:
-        for microbatch in batch.microbatches:
-            policy.logprobs(to_device(microbatch, ranks.device))
+        with kept_whole(policy):
+            for microbatch in batch.microbatches:
+                policy.logprobs(to_device(microbatch, ranks.device))
 
     name = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "CPU"
     peak = next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
-    rows = (("update", update, 3 * forward, 0.35), ("log-probability pass", logprobs, forward, 0.45))
+    how = ", compiled" if compiled else ""
+    rows = ((f"update{how}", update, 3 * forward, 0.35), (f"log-probability pass{how}", logprobs, forward, 0.45))
     return [mfu_result(what, flops, seconds(act, ranks.device), peak, wanted) for what, act, flops, wanted in rows]
 
 
@@ -285,7 +292,9 @@ def main() -> int:
     device = torch.device("cuda", 0)
     with join_ranks() as ranks:
         results = attempt(lambda: check_numbers(device), "numbers against the CPU")
-        results += attempt(lambda: measure_mfu(ranks, QWEN2_1_5B, LENGTHS, 8), "MFU of a 1.5B Qwen2")
+        for compiled in (False, True):
+            name = f"MFU of a 1.5B Qwen2{', compiled' if compiled else ''}"
+            results += attempt(partial(measure_mfu, ranks, QWEN2_1_5B, LENGTHS, 8, compiled), name)
     results += attempt(check_kernels, "tests marked gpu")
     results += attempt(lambda: check_run(device), "a run with reset and resume")
     results += attempt(lambda: check_memory(device, 200 if arguments.quick else 2000), "memory")

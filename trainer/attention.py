@@ -1,18 +1,21 @@
 """Attention over packed sequences: each sequence of a row attends to itself only, and no T x T mask is ever made.
 
 Registered in transformers under the name `packed`. On a GPU in half precision one call of torch's kernel for sequences
-of any length does it. Elsewhere sequences of like length share one causal kernel call; the shorter ones are filled up
-on the right *inside the call only*, which causal attention cannot see.
+of any length does it. Elsewhere long sequences, which `batch.balance` lays first, get a causal kernel call each, and
+short ones of like length share one, filled up on the right *inside the call only*, which causal attention cannot see.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+LONG = 128
+"""Tokens of a sequence that is worth a call of its own: no copying, and no filling, which costs by the square."""
 MAX_FILL = 1.25
 """A call may compute on this many times the tokens it holds; more calls would cost more than the filling."""
 
@@ -24,10 +27,12 @@ class PackedLayout:
     Lengths (2, 3) in one call: gather = [[0, 1, 1], [2, 3, 4]], scatter = [0, 1, 3, 4, 5].
     """
 
+    parts: tuple[int, ...]
+    """Tokens of the long sequences at the beginning of the row, then of all that follows, the rest."""
     gathers: tuple[torch.Tensor, ...]
-    """For each kernel call int64 [sequences, longest]: indices into the row; the last token repeated as filling."""
+    """For each shared call int64 [sequences, longest]: indices into the rest; the last token repeated as filling."""
     scatter: torch.Tensor
-    """int64 [T]: for each token of the row its place in the calls' outputs, laid one behind the other."""
+    """int64 [rest]: for each of its tokens the place in the shared calls' outputs, laid one behind the other."""
     bounds: torch.Tensor
     """int32 [sequences + 1]: where each sequence begins, and where the last one ends."""
     longest: int
@@ -35,15 +40,15 @@ class PackedLayout:
 
 
 def lay_out(lengths: Sequence[int], device: torch.device) -> PackedLayout:
-    """Group the sequences of a row by like length."""
-    starts = [0]
-    for length in lengths:
-        starts.append(starts[-1] + length)
-    gathers, scatter, offset = [], torch.empty(starts[-1], dtype=torch.int64), 0
-    for members in _calls(lengths):
-        longest = lengths[members[0]]
-        begin = torch.tensor([starts[i] for i in members])[:, None]
-        filled = torch.tensor([lengths[i] for i in members])[:, None]
+    """Group the sequences of a row by like length, but for long ones at its beginning."""
+    starts = [0, *accumulate(lengths)]
+    num_alone = next((i for i, length in enumerate(lengths) if length < LONG), len(lengths))
+    rest, first = lengths[num_alone:], starts[num_alone]
+    gathers, scatter, offset = [], torch.empty(starts[-1] - first, dtype=torch.int64), 0
+    for members in _calls(rest):
+        longest = rest[members[0]]
+        begin = torch.tensor([starts[num_alone + i] - first for i in members])[:, None]
+        filled = torch.tensor([rest[i] for i in members])[:, None]
         within = torch.arange(longest).expand(len(members), -1)
         real = within < filled
         gather = begin + torch.minimum(within, filled - 1)
@@ -51,8 +56,13 @@ def lay_out(lengths: Sequence[int], device: torch.device) -> PackedLayout:
         scatter[gather[real]] = places[real]
         gathers.append(gather.to(device))
         offset += gather.numel()
-    bounds = torch.tensor(starts, dtype=torch.int32, device=device)
-    return PackedLayout(tuple(gathers), scatter.to(device), bounds, max(lengths))
+    return PackedLayout(
+        parts=(*lengths[:num_alone], len(scatter)),
+        gathers=tuple(gathers),
+        scatter=scatter.to(device),
+        bounds=torch.tensor(starts, dtype=torch.int32, device=device),
+        longest=max(lengths),
+    )
 
 
 def _calls(lengths: Sequence[int]) -> list[list[int]]:
@@ -95,18 +105,26 @@ def packed_attention(
         )
     if dropout == 0.0 and has_varlen(query):
         return varlen(query, key, value, layout, scaling), None
-    outputs = []
+    # Split and index_select, not indexing: backward they add up in a fixed order, whatever the number of threads.
+    *alone, rest = zip(*(rows[0].split(layout.parts, 1) for rows in (query, key, value)), strict=True)
+    outputs = [_causal(q[None], k[None], v[None], dropout, scaling)[0] for q, k, v in alone]
+    shared = []
     for gather in layout.gathers:
-        # index_select and not indexing: its backward adds up in a fixed order, whatever the number of threads.
-        q, k, v = (
-            rows[0].index_select(1, gather.flatten()).unflatten(1, gather.shape).transpose(0, 1)
-            for rows in (query, key, value)
-        )
-        out = scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
-        )
-        outputs.append(out.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs).index_select(0, layout.scatter)[None], None
+        q, k, v = (rows.index_select(1, gather.flatten()).unflatten(1, gather.shape).transpose(0, 1) for rows in rest)
+        shared.append(_causal(q, k, v, dropout, scaling).flatten(0, 1))
+    if shared:
+        outputs.append(torch.cat(shared).index_select(0, layout.scatter))
+    return torch.cat(outputs)[None], None
+
+
+def _causal(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float, scaling: float | None
+) -> torch.Tensor:
+    """[sequences, heads, L, head_dim] -> [sequences, L, heads, head_dim]."""
+    out = scaled_dot_product_attention(
+        query, key, value, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+    )
+    return out.transpose(1, 2)
 
 
 def has_varlen(query: torch.Tensor) -> bool:

@@ -58,8 +58,9 @@ def balance(lengths: Sequence[int], max_tokens: int, num_ranks: int) -> list[lis
     """[rank][row] -> indices of the sequences in it: as few rows as possible, the same number on every rank.
 
     Longest first, each to the row that costs least so far and has room (Graham's rule, at most 4/3 of the best possible
-    largest row where room does not matter). Then the rows are dealt out by cost, so that the ranks, which go through
-    their rows in step, wait little for each other. A sequence longer than `max_tokens` gets a row for itself.
+    largest row where room does not matter); in the row they lie in this order too. Then the rows are dealt out by cost,
+    so that the ranks, which go through their rows in step, wait little for each other. A sequence longer than
+    `max_tokens` gets a row for itself.
     """
     num_rows = num_ranks * max(1, -(-sum(lengths) // (max_tokens * num_ranks)))
     while (rows := _fill(lengths, max_tokens, num_rows)) is None:

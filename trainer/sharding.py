@@ -43,7 +43,8 @@ def shard(
     """Split every parameter over all ranks; layers are put together when they are needed and split again after.
 
     `compute_dtype`: what layers compute in; gradients are added up over ranks in float32 at least. `offload`: shards
-    stay in host memory. `keep_whole`: see `kept_whole`. Policies of the same architecture are split alike, so one is copied to another shard by shard.
+    stay in host memory. `keep_whole`: see `kept_whole`. Policies of the same architecture are split alike, so one is
+    copied to another shard by shard.
     """
     reduce_dtype = torch.promote_types(compute_dtype, torch.float32)
     mesh = init_device_mesh(ranks.device.type, (ranks.size,))

@@ -9,7 +9,7 @@ from trainer import head
 from trainer import policy as policy_module
 from trainer.batch import pack
 from trainer.errors import ConfigError
-from trainer.policy import Policy, load_model
+from trainer.policy import FusedNorm, Policy, fuse_norms, load_model
 from trainer.types import TrainingSample
 
 SMALL = {
@@ -79,3 +79,28 @@ def test_a_model_that_we_would_compute_wrongly_is_refused(config: PretrainedConf
 def test_a_model_that_is_not_there_is_a_config_error(tmp_path: object) -> None:
     with pytest.raises(ConfigError, match="model"):
         load_model(f"{tmp_path}/nothing", torch.float32)
+
+
+class Shifted(torch.nn.Module):
+    """A norm that scales by 1 + weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.variance_epsilon = torch.nn.Parameter(torch.full((8,), 0.5)), 1e-6
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.rms_norm(x, (8,), 1 + self.weight, self.variance_epsilon)
+
+
+def test_fused_norms_give_what_the_model_gives_and_others_stay() -> None:
+    model = torch.nn.ModuleList([*tiny_model(0).model.layers, Shifted()])
+    for p in model.parameters():
+        p.data.uniform_(0.5, 1.5)
+    norms = [m for m in model.modules() if hasattr(m, "variance_epsilon")]
+    x = [torch.randn(3, len(norm.weight), generator=torch.Generator().manual_seed(0)) for norm in norms]
+    before = [norm(rows) for norm, rows in zip(norms, x, strict=True)]
+    fuse_norms(model)
+    torch.testing.assert_close([norm(rows) for norm, rows in zip(norms, x, strict=True)], before)
+    assert [type(norm) for norm in norms] == [FusedNorm] * (len(norms) - 1) + [Shifted]
+    norms[0].weight.data *= 2  # the weights of now, not of then
+    torch.testing.assert_close(norms[0](x[0]), 2 * before[0])

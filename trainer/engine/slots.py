@@ -27,6 +27,8 @@ class Slots:
         """Of this pass: completions that take a step."""
         self._mask = torch.empty(0)
         """Of this pass: [steps, 1, 1, longest], added to the scores."""
+        self._places = (torch.empty(0), torch.empty(0))
+        """Of this pass: slots of the completions that take a step, and where in them its token goes."""
         self._layers: dict[int, torch.Tensor] = {}
         """By layer: keys and values, [2, slots, kv_heads, capacity, head_dim]."""
 
@@ -52,6 +54,7 @@ class Slots:
         beyond = torch.arange(int(lengths.max()) if len(lengths) else 0) >= lengths[:, None]
         mask = torch.zeros(beyond.shape, dtype=self._model.dtype).masked_fill_(beyond, float("-inf"))
         self._mask = mask[:, None, None].to(device)
+        self._places = torch.arange(self._num_steps, device=device), (lengths - 1).to(device)
         output = self._model(
             input_ids=torch.tensor([ids], device=device),
             position_ids=torch.tensor([positions], device=device),
@@ -85,7 +88,7 @@ class Slots:
         steps, longest = self._num_steps, self._mask.shape[-1]
         outputs = []
         if steps:
-            slots, at = torch.arange(steps), torch.tensor(self._lengths[:steps]) - 1
+            slots, at = self._places
             memory[0, slots, :, at] = key[:, :steps].transpose(0, 1)
             memory[1, slots, :, at] = value[:, :steps].transpose(0, 1)
             keys, values = memory[:, :steps, :, :longest]

@@ -11,6 +11,7 @@ from trainer.engine.flight import Flight, Reader, Ticket
 from trainer.engine.protocol import Engine, RolloutRequest, Sampling
 from trainer.engine.slots import Slots
 from trainer.errors import WeightSyncError
+from trainer.policy import fuse_norms
 from trainer.types import RolloutGroup
 
 
@@ -30,6 +31,7 @@ class TorchEngine(Engine):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_rows: int) -> None:
         model.set_attn_implementation("slots")
+        fuse_norms(model)
         self._model = model.eval().requires_grad_(False)
         self._max_rows = max_rows
         self._reader = Reader(tokenizer, stop_token_ids(model, tokenizer))
