@@ -196,10 +196,8 @@ def _precise_values(gold: Node, answer: Node, point: int) -> tuple[Scalar, Scala
 def _is_too_large(node: Node) -> bool:
     try:
         evaluate(node, 0, _PRECISE)
-    except TooLarge:
-        return True
-    except NoValue:
-        return False
+    except NoValue as error:
+        return isinstance(error, TooLarge)
     return False
 
 

@@ -41,10 +41,8 @@ class MathVerifier:
             refuse_unusable(gold)
 
     def extract(self, task: MathTask, text: str) -> str | None:
-        several = any(mark in gold for gold in task.golds for mark in (",", ";", " and "))
-        if task.extract == "boxed":
-            return extraction.boxed_answer(text, several=several) or None
-        return extraction.any_answer(text, several=several) or None
+        extract = extraction.boxed_answer if task.extract == "boxed" else extraction.any_answer
+        return extract(text, several=asks_for_several(task.golds)) or None
 
     def judge(self, task: MathTask, answer: str, tools: Tools) -> Judgement:
         return judge_expression([gold_reading(gold) for gold in task.golds], answer, tools)
@@ -54,6 +52,11 @@ class MathVerifier:
 
     def info(self) -> Mapping[str, Any]:
         return {"symbolic_cpu_limit_s": SYMBOLIC_LIMITS.cpu_time_s}
+
+
+def asks_for_several(golds: Sequence[str]) -> bool:
+    """Whether a ground truth is a list, so that several boxes may be one answer."""
+    return any(mark in gold for gold in golds for mark in (",", ";", " and "))
 
 
 def gold_reading(gold: str) -> Reading:

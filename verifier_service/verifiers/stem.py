@@ -10,7 +10,7 @@ from verifier_service.mathematics.equivalence import Reading, reading
 from verifier_service.mathematics.notation import TEXT_COMMAND
 from verifier_service.schemas import StemTask
 from verifier_service.verifier import Judgement, Lane, Tools
-from verifier_service.verifiers.math import REASONS, gold_reading, judge_expression, refuse_unusable
+from verifier_service.verifiers.math import REASONS, asks_for_several, gold_reading, judge_expression, refuse_unusable
 
 DEFAULT_REL_TOL = 0.01
 """For ground truths that are neither integers nor exact: textbooks round to two or three digits."""
@@ -57,8 +57,7 @@ class StemVerifier:
             )
         if answer_type(task) == "text":
             return extraction.text_answer(text)
-        several = any(mark in gold for gold in task.golds for mark in (",", ";", " and "))
-        return extraction.any_answer(text, several=several) or None
+        return extraction.any_answer(text, several=asks_for_several(task.golds)) or None
 
     def judge(self, task: StemTask, answer: str, tools: Tools) -> Judgement:
         kind = answer_type(task)
