@@ -326,7 +326,7 @@ _OPERATIONS: dict[str, Callable[[list[Scalar], Any], Scalar]] = {
 _TRIGONOMETRIC = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
 _INVERSE = ("sin", "cos", "tan", "sinh", "cosh", "tanh")
 _FUNCTIONS = {name: name for name in (*_TRIGONOMETRIC, "sinh", "cosh", "tanh", "coth", "asin", "acos", "atan")}
-_FUNCTIONS |= {name: name for name in ("exp", "sqrt", "cbrt", "factorial")} | {"abs": "fabs", "ln": "log"}
+_FUNCTIONS |= {name: name for name in ("exp", "sqrt", "cbrt", "factorial")} | {"abs": "fabs"}
 _FUNCTIONS |= {f"arc{name}": f"a{name}" for name in _INVERSE}
 """Their names in mpmath."""
 
@@ -335,7 +335,7 @@ def _call(name: str, args: list[Scalar], node: Node, context: Any) -> Scalar:
     value = args[0]
     if name in _TRIGONOMETRIC and any(part.op == "deg" for part in node.args[0].walk()):
         value = value * context.pi / 180
-    if name in ("log", "lg") or (name == "ln" and len(args) == 2):
+    if name in ("log", "lg", "ln"):
         base = args[1] if len(args) == 2 else context.mpf(10) if name == "lg" else None
         return context.log(value) if base is None else context.log(value) / context.log(base)
     if name == "binom":
