@@ -5,39 +5,25 @@ differences, then to 60 digits; in both, every intermediate value is bounded. Tw
 at random points to 45 digits only by a freak; the probability argument is Schwartz (1980) and Zippel (1979).
 """
 
-import cmath
-import hashlib
 import math
-from collections.abc import Callable
 from fractions import Fraction
-from functools import lru_cache
-from typing import Any
 
-import mpmath
-
+from verifier_service.mathematics.evaluation import (
+    MAX_PRECISE_BITS,
+    OPERATIONS,
+    PRECISE,
+    ROUGH,
+    NoValue,
+    Scalar,
+    TooLarge,
+    evaluate,
+    is_real,
+)
 from verifier_service.mathematics.syntax import Node
 
-Scalar = Any  # float and complex in the first pass, mpmath's mpf and mpc in the second
-
-_ROUGH = mpmath.fp
-_PRECISE = mpmath.MPContext()
-_PRECISE.dps = 60
-_SAME = _PRECISE.mpf("1e-45")
+_SAME = PRECISE.mpf("1e-45")
 _CLEARLY_DIFFERENT = 1e-4
-_MAX_ROUGH_BITS = 200
-_MAX_PRECISE_BITS = 20_000
-"""Magnitude of what is computed with, about 10^6000. A power of such numbers still costs milliseconds."""
-
 _NUM_POINTS = 8
-_NUM_POSITIVE_POINTS = 4
-
-
-class NoValue(Exception):
-    """No number: a division by zero, a function we do not know."""
-
-
-class TooLarge(NoValue):
-    """Beyond what we compute with; no gold answer is meant to be compared with it by value."""
 
 
 def symbols(node: Node) -> frozenset[str]:
@@ -60,13 +46,13 @@ def exact(node: Node) -> Fraction | None:
     if any(part is None for part in parts) or not parts:
         return None
     known = [part for part in parts if part is not None]
-    if sum(map(_size, known)) > _MAX_PRECISE_BITS:
+    if sum(map(_size, known)) > MAX_PRECISE_BITS:
         return None
     left, right = known[0], known[-1]
     if node.op in ("add", "mul", "neg") or (node.op == "div" and right):
-        return Fraction(_OPERATIONS[node.op](known, None))
+        return Fraction(OPERATIONS[node.op](known, None))
     if node.op == "pow" and right.denominator == 1 and (left or right > 0):
-        return left ** int(right) if abs(right) * _size(left) <= _MAX_PRECISE_BITS else None
+        return left ** int(right) if abs(right) * _size(left) <= MAX_PRECISE_BITS else None
     if node.op == "call" and node.value in _INTEGER_FUNCTIONS:
         return _of_integers(str(node.value), known)
     return None
@@ -99,7 +85,7 @@ def same(gold: Node, answer: Node) -> bool | None:
         if values is None:
             return _same_tower(gold, answer)
         return (_near(*values, _SAME) and _agree_to_the_unit(gold, answer, values)) or _rounds_to(gold, answer, *values)
-    tolerance = max(_SAME, min(_PRECISE.mpf("1e-5"), 1.5 * (_slack(gold) + _slack(answer))))
+    tolerance = max(_SAME, min(PRECISE.mpf("1e-5"), 1.5 * (_slack(gold) + _slack(answer))))
     complex_valued = any(part.op == "const" and part.value == "i" for part in (*gold.walk(), *answer.walk()))
     compared = 0
     for point in range(_NUM_POINTS):
@@ -107,7 +93,7 @@ def same(gold: Node, answer: Node) -> bool | None:
         if values is None:
             continue
         if not _near(*values, tolerance):
-            if not complex_valued and not all(_is_real(value) for value in values):
+            if not complex_valued and not all(is_real(value) for value in values):
                 continue  # outside the domain of real functions: ln(ab) and ln(a) + ln(b) for two negative numbers
             return False
         compared += 1
@@ -138,12 +124,12 @@ def _logarithm(node: Node) -> Node | None:
 
 def _agree_to_the_unit(gold: Node, answer: Node, values: tuple[Scalar, Scalar]) -> bool:
     """Two large constants that agree to 45 digits, and behind the point too: e^{200} is not e^{200} + 1."""
-    bits = int(_PRECISE.mag(abs(values[0]))) if values[0] else 0
+    bits = int(PRECISE.mag(abs(values[0]))) if values[0] else 0
     if bits < _NUM_SURE_BITS:
         return True
-    with _PRECISE.workprec(bits + 150):
+    with PRECISE.workprec(bits + 150):
         again = _precise_values(gold, answer, 0)
-        return again is not None and _near(*again, _PRECISE.ldexp(1, -bits - _NUM_SURE_BITS))
+        return again is not None and _near(*again, PRECISE.ldexp(1, -bits - _NUM_SURE_BITS))
 
 
 _NUM_SURE_BITS = 60
@@ -155,10 +141,10 @@ def real_number(node: Node) -> Fraction | None:
     if known is not None or not is_scalar(node) or symbols(node):
         return known
     try:
-        found = evaluate(node, 0, _ROUGH)
+        found = evaluate(node, 0, ROUGH)
     except NoValue:
         return None
-    return Fraction(found.real) if _is_real(found) else None
+    return Fraction(found.real) if is_real(found) else None
 
 
 def proportional(gold: Node, answer: Node) -> float | None:
@@ -168,7 +154,7 @@ def proportional(gold: Node, answer: Node) -> float | None:
         values = _precise_values(gold, answer, point)
         if values is not None and abs(values[0]) > 1e-12:
             ratios.append(values[1] / values[0])
-    if len(ratios) < 3 or abs(ratios[0]) < 1e-12 or not _is_real(ratios[0]):
+    if len(ratios) < 3 or abs(ratios[0]) < 1e-12 or not is_real(ratios[0]):
         return None
     return float(ratios[0].real) if all(_near(ratios[0], ratio, _SAME) for ratio in ratios) else None
 
@@ -176,7 +162,7 @@ def proportional(gold: Node, answer: Node) -> float | None:
 def _values(gold: Node, answer: Node, point: int) -> tuple[Scalar, Scalar] | None:
     """Both values at a sample point; the rough ones where they already differ clearly; None where there are none."""
     try:
-        rough = evaluate(gold, point, _ROUGH), evaluate(answer, point, _ROUGH)
+        rough = evaluate(gold, point, ROUGH), evaluate(answer, point, ROUGH)
         if not _near(*rough, _CLEARLY_DIFFERENT) and max(map(abs, rough)) > 1e-9:
             return rough
     except TooLarge:
@@ -188,14 +174,14 @@ def _values(gold: Node, answer: Node, point: int) -> tuple[Scalar, Scalar] | Non
 
 def _precise_values(gold: Node, answer: Node, point: int) -> tuple[Scalar, Scalar] | None:
     try:
-        return evaluate(gold, point, _PRECISE), evaluate(answer, point, _PRECISE)
+        return evaluate(gold, point, PRECISE), evaluate(answer, point, PRECISE)
     except NoValue:
         return None
 
 
 def _is_too_large(node: Node) -> bool:
     try:
-        evaluate(node, 0, _PRECISE)
+        evaluate(node, 0, PRECISE)
     except NoValue as error:
         return isinstance(error, TooLarge)
     return False
@@ -204,10 +190,6 @@ def _is_too_large(node: Node) -> bool:
 def _near(left: Scalar, right: Scalar, tolerance: Scalar) -> bool:
     size = max(abs(left), abs(right))
     return bool(abs(left - right) <= tolerance * size) or bool(size < 1e-50)
-
-
-def _is_real(value: Scalar) -> bool:
-    return bool(abs(value.imag) <= 1e-12 * max(abs(value), 1e-300))
 
 
 def _slack(node: Node) -> float:
@@ -250,11 +232,11 @@ def _rounds_to(gold: Node, answer: Node, gold_value: Scalar, answer_value: Scala
     value = exact(node)
     if value is None or decimals is None or isinstance(exact_value, (float, complex)):
         return False
-    return _is_real(_float(exact_value)) and is_rounding(value, decimals, exact_value)
+    return is_real(_float(exact_value)) and is_rounding(value, decimals, exact_value)
 
 
 def _float(value: Scalar) -> Scalar:
-    return _PRECISE.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
+    return PRECISE.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
 
 
 def _long_decimals(node: Node) -> int | None:
@@ -263,89 +245,3 @@ def _long_decimals(node: Node) -> int | None:
     if isinstance(bare.value, Fraction) and bare.decimals is not None and _is_long(bare.value, bare.decimals):
         return bare.decimals
     return None
-
-
-@lru_cache(maxsize=4096)
-def _sample(name: str, point: int) -> float:
-    """The value of a symbol at a sample point, the same for ever: 0.3 to 0.95 in every other point and 1.05 to 2.7 in
-    the rest, so that neither x^{1000} nor x^{-1000} hides what is added to it; in the later points of either sign."""
-    digest = hashlib.blake2b(f"{name}/{point}".encode(), digest_size=8).digest()
-    share = int.from_bytes(digest, "big") / 2**64
-    sign = -1 if point >= _NUM_POSITIVE_POINTS and digest[0] & 1 else 1
-    return sign * (0.3 + 0.65 * share if point % 2 else 1.05 + 1.65 * share)
-
-
-def evaluate(node: Node, point: int, context: Any) -> Scalar:
-    """The value of a scalar at a sample point, in one of mpmath's contexts. Raises `NoValue`."""
-    try:
-        return _evaluated(node, point, context)
-    except OverflowError as error:
-        raise TooLarge from error
-    except (ArithmeticError, ValueError, TypeError) as error:
-        raise NoValue from error
-
-
-def _evaluated(node: Node, point: int, context: Any) -> Scalar:
-    op = node.op
-    if op == "num":
-        value = Fraction(node.value)
-        return context.mpf(value.numerator) / value.denominator
-    if op == "sym":
-        return context.mpf(_sample(str(node.value), point))
-    if op == "const":
-        if node.value == "inf":
-            raise NoValue
-        return +getattr(context, "j" if node.value == "i" else str(node.value))
-    args = [_evaluated(arg, point, context) for arg in node.args]
-    if op == "call":
-        value = _call(str(node.value), args, node, context)
-    elif op in _OPERATIONS:
-        value = _OPERATIONS[op](args, context)
-    else:
-        raise NoValue
-    size = abs(value)
-    if not size < context.inf or (size and abs(context.mag(size)) > _max_bits(context)):
-        raise TooLarge
-    # Adding zero turns a negative zero into a positive one, so that -1 lies on one side of the branch cuts.
-    return value + 0j if isinstance(value, complex) else value
-
-
-def _max_bits(context: Any) -> int:
-    return _MAX_ROUGH_BITS if context is _ROUGH else _MAX_PRECISE_BITS
-
-
-_OPERATIONS: dict[str, Callable[[list[Scalar], Any], Scalar]] = {
-    "add": lambda args, _: sum(args),
-    "mul": lambda args, _: math.prod(args),
-    "div": lambda args, _: args[0] / args[1],
-    "neg": lambda args, _: -args[0],
-    "deg": lambda args, _: args[0],
-    "pow": lambda args, context: context.power(args[0], args[1]),
-}
-
-_TRIGONOMETRIC = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
-_INVERSE = ("sin", "cos", "tan", "sinh", "cosh", "tanh")
-_FUNCTIONS = {name: name for name in (*_TRIGONOMETRIC, "sinh", "cosh", "tanh", "coth", "asin", "acos", "atan")}
-_FUNCTIONS |= {name: name for name in ("exp", "sqrt", "cbrt", "factorial")} | {"abs": "fabs"}
-_FUNCTIONS |= {f"arc{name}": f"a{name}" for name in _INVERSE}
-"""Their names in mpmath."""
-
-
-def _call(name: str, args: list[Scalar], node: Node, context: Any) -> Scalar:
-    value = args[0]
-    if name in _TRIGONOMETRIC and any(part.op == "deg" for part in node.args[0].walk()):
-        value = value * context.pi / 180
-    if name in ("log", "lg", "ln"):
-        base = args[1] if len(args) == 2 else context.mpf(10) if name == "lg" else None
-        return context.log(value) if base is None else context.log(value) / context.log(base)
-    if name == "binom":
-        top, bottom = args
-        return context.gamma(top + 1) / context.gamma(bottom + 1) / context.gamma(top - bottom + 1)
-    if name in ("max", "min") and all(map(_is_real, args)):
-        return (max if name == "max" else min)(args, key=lambda arg: arg.real)
-    if name in ("floor", "ceil") and _is_real(value):
-        return context.mpf((math.floor if name == "floor" else math.ceil)(value.real))
-    if name not in _FUNCTIONS:
-        raise NoValue
-    # mpmath's double precision lacks the inverse hyperbolic functions.
-    return getattr(context if hasattr(context, _FUNCTIONS[name]) else cmath, _FUNCTIONS[name])(value)

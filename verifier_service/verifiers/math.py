@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 from sandbox.types import MIB, Limits, Status
 from verifier_service import extraction
 from verifier_service.errors import CannotJudge, TaskRefused
-from verifier_service.mathematics.equivalence import Reading, decide, reading
+from verifier_service.mathematics.equivalence import decide
+from verifier_service.mathematics.reading import Reading, reading
 from verifier_service.schemas import MathTask
 from verifier_service.verifier import Judgement, Tools
 

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from verifier_service import chemistry, choices, extraction, quantities
 from verifier_service.errors import TaskRefused
-from verifier_service.mathematics.equivalence import Reading, reading
 from verifier_service.mathematics.notation import TEXT_COMMAND
+from verifier_service.mathematics.reading import Reading, reading
 from verifier_service.schemas import StemTask
 from verifier_service.verifier import Judgement, Lane, Tools
 from verifier_service.verifiers.math import REASONS, asks_for_several, gold_reading, judge_expression, refuse_unusable

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from verifier_service.mathematics.equivalence import MAX_ANSWER_CHARS, decide, reading
+from verifier_service.mathematics.equivalence import MAX_ANSWER_CHARS, decide
+from verifier_service.mathematics.reading import reading
 from verifier_service.tools import WorkerTools
 from verifier_service.verifiers.math import gold_reading, judge_expression
 
