@@ -1,11 +1,35 @@
-"""Folders written so that a crash at any moment leaves no half of a new one; and their hashes."""
+"""Folders that one process holds, or writes so that a crash at any moment leaves no half of a new one; their hashes."""
 
+import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from trainer.errors import ConfigError
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make the folder and keep others out of it until the block, or the process, ends.
+
+    Raises ConfigError where someone else is in it, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"{folder}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{folder}: another trainer is at work in it") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
 
 
 @contextmanager

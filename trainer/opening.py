@@ -172,11 +172,7 @@ def use_cpu_well(config: RunConfig) -> None:
 
 
 def changes_of(config: RunConfig) -> dict[str, Any]:
-    """What changed since the run was last opened. Raises ConfigError for a fixed key, or no place to write."""
-    try:
-        config.run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"run_dir {config.run_dir}: {error.strerror}") from error
+    """What changed since the run was last opened. Raises ConfigError for a fixed key."""
     path = config.run_dir / CONFIG_FILE
     if not path.exists():
         return {}

@@ -3,6 +3,7 @@
 prompts -> engine -> rewards over HTTP -> filter and refill -> advantages -> update -> weight sync -> maybe a reset
 """
 
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from trainer.advantage import assign_advantages
 from trainer.batch import build_batches
 from trainer.era import apply_if_due, begin_era
 from trainer.evaluate import validate, validation_is_due
+from trainer.files import alone_in
 from trainer.guard import watch
 from trainer.measure import Clock, step_metrics, watched
 from trainer.opening import open_run
@@ -29,7 +31,8 @@ from trainer.update import configure, update_policy
 
 def train(config: RunConfig, client: RewardClient, sample: Sampler, progress: Progress) -> Run:
     """Train to the end, or go on where the run directory's last checkpoint stands; on every rank of the run."""
-    with join_ranks() as ranks:
+    with join_ranks() as ranks, ExitStack() as stack:
+        ranks.on_main(lambda: stack.enter_context(alone_in(config.run_dir)))
         run = open_run(config, client, sample, ranks)
         try:
             if not ranks.on_main(run.checkpoints.steps):

@@ -10,6 +10,7 @@ import pytest
 from tests.trainer.tiny import FakeService, Judge, by_chance, metrics_of, run_config, train_quietly
 from trainer.checkpoint import Checkpoints, weights_hash
 from trainer.errors import CheckpointError, ConfigError, GuardError
+from trainer.files import alone_in
 from trainer.ledger import read_ledger
 from trainer.metrics import STEP_FIELDS
 from trainer.run_config import load_config
@@ -147,6 +148,15 @@ def test_the_config_kept_makes_the_same_run_again(tmp_path: Path) -> None:
     kept = load_config(tmp_path / "first" / "config.toml", [f"run_dir={tmp_path / 'second'}"])
     train_quietly(kept)
     assert metrics_of(tmp_path / "second") == metrics_of(tmp_path / "first")
+
+
+def test_two_trainers_never_work_in_one_folder(tmp_path: Path) -> None:
+    train_quietly(run_config(tmp_path, num_steps=1))
+    before = (tmp_path / "ledger.jsonl").read_bytes()
+    with alone_in(tmp_path), pytest.raises(ConfigError, match="another trainer is at work in it"):
+        train_quietly(run_config(tmp_path, num_steps=2))
+    assert (tmp_path / "ledger.jsonl").read_bytes() == before
+    train_quietly(run_config(tmp_path, num_steps=2))
 
 
 def test_a_finished_run_is_left_alone_and_can_be_prolonged(tmp_path: Path) -> None:
