@@ -36,7 +36,8 @@ from trainer.tensor_files import (
 logger = logging.getLogger(__name__)
 
 Fingerprint = dict[str, Any]
-"""`policy`, `reference`, `engine`: log-probabilities of the probe; `data`: hash of the prompts and their order."""
+"""`policy`, `reference`, `engine`: log-probabilities of the probe; `data`: hash of the prompts and their order;
+`cursor`: the prompts that come next."""
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,8 @@ def validate(run: Run) -> ValidationScores | None:
     config = run.config.validation
     assert config is not None  # asked for only where it is due
     stats = RewardStats()
-    sampling = Sampling(config.temperature, run.config.sampling.max_tokens)
+    now = run.config.at(run.state.step, run.state.era)
+    sampling = Sampling(config.temperature, now.sampling.max_tokens)  # the training context (ProRL, appendix E)
     scores = evaluate(run.engine, run.scorer, run.validation_sets, config, sampling, run.state.step, stats, run.ranks)
     if scores is None or stats.unknown_frac > run.config.reward.max_error_frac:
         return None

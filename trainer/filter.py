@@ -65,11 +65,6 @@ class Refill:
         return self.num_asked - len(self.decided) - len(self.ahead)
 
     @property
-    def kept_group_frac(self) -> float:
-        """Share of the decided groups that were kept; 1 where none was decided."""
-        return len(self.accepted) / len(self.decided) if self.decided else 1.0
-
-    @property
     def fill_frac(self) -> float:
         """How much of a full step there is, in [0, 1]; below 1 is starvation."""
         return len(self.accepted) / self.num_wanted

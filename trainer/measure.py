@@ -50,17 +50,14 @@ def step_metrics(
     metrics = {
         "step": state.step,
         "era": state.era,
-        **reward_summary(refill.decided),
+        **summary(refill.decided, refill.accepted),
         **loss_means,
         "grad_norm": stats.grad_norm,
         "learning_rate": stats.learning_rate,
         "num_updates": stats.num_updates,
         "num_loss_tokens": stats.num_loss_tokens,
-        "completion_tokens_mean": statistics.fmean(lengths) if lengths else nan,
         "completion_tokens_max": max(lengths, default=0),
-        "kept_group_frac": refill.kept_group_frac,
         "fill_frac": refill.fill_frac,
-        "num_groups": len(refill.decided),
         "num_carried": refill.num_carried,
         "reward_error_frac": rewards.unknown_frac,
         "sync_difference": sync_difference,
@@ -71,7 +68,7 @@ def step_metrics(
         "time_reward_busy_s": rewards.busy_s,
         "time_update_s": clock["update"],
         "time_sync_s": clock["sync"],
-        "domains": {name: reward_summary(groups) for name, groups in by_domain(refill.decided).items()},
+        "domains": by_domain(refill.decided, refill.accepted),
     }
     return metrics | ({"validation": scores.for_metrics()} if scores else {})
 
@@ -87,23 +84,29 @@ LOSS_MEANS = (
 )
 
 
-def reward_summary(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+def summary(decided: Sequence[RolloutGroup], accepted: Sequence[RolloutGroup]) -> dict[str, float]:
     """Over completions; the std too, so it holds both the spread within groups and between them."""
-    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    rollouts = [rollout for group in decided for rollout in group.rollouts]
     known = [rollout.reward for rollout in rollouts if rollout.reward is not None]
+    nan = float("nan")
     return {
-        "reward_mean": statistics.fmean(known) if known else float("nan"),
-        "reward_std": statistics.pstdev(known) if known else float("nan"),
+        "reward_mean": statistics.fmean(known) if known else nan,
+        "reward_std": statistics.pstdev(known) if known else nan,
+        "reward_error_frac": 1 - len(known) / len(rollouts) if rollouts else 0.0,
         "truncated_frac": sum(r.truncated for r in rollouts) / max(len(rollouts), 1),
+        "completion_tokens_mean": statistics.fmean(len(r.token_ids) for r in rollouts) if rollouts else nan,
+        "kept_group_frac": len(accepted) / len(decided) if decided else 1.0,
         "num_completions": len(rollouts),
+        "num_groups": len(decided),
     }
 
 
-def by_domain(groups: Sequence[RolloutGroup]) -> dict[str, list[RolloutGroup]]:
-    domains: dict[str, list[RolloutGroup]] = {}
-    for group in groups:
-        domains.setdefault(group.prompt.domain, []).append(group)
-    return dict(sorted(domains.items()))
+def by_domain(decided: Sequence[RolloutGroup], accepted: Sequence[RolloutGroup]) -> dict[str, dict[str, float]]:
+    """`summary` of each domain that the step decided on."""
+    return {
+        name: summary(*([g for g in groups if g.prompt.domain == name] for groups in (decided, accepted)))
+        for name in sorted({group.prompt.domain for group in decided})
+    }
 
 
 def watched(metrics: Mapping[str, Any], stats: UpdateStats) -> dict[str, float]:

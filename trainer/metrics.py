@@ -1,7 +1,7 @@
 """What a run leaves behind step by step: `metrics.jsonl`, TensorBoard, and a sample of rollouts.
 
 One JSON object a step in `metrics.jsonl`. All of STEP_FIELDS are there; beside them, as the step has them:
-    "domains":    {domain: {"reward_mean": 0.4, "num_completions": 64}}
+    "domains":    {domain: {"reward_mean": 0.4, "num_completions": 64}}, and what else `measure.summary` gives
     "validation": {"score": 0.41, "error": 0.02,
                    "sets": {name: {"mean": 0.41, "standard_error": 0.03, "pass_at": {"1": 0.41, "4": 0.7}}}}
 NaN and infinity, which JSON has not, are written as null.

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,11 @@ class PromptSource:
     def next_batch(self, count: int, weights: Mapping[str, float], retire_after: int | None) -> list[Prompt]:
         """The next prompts. Retired ones are passed over; where all are retired the next in order comes anyway."""
         return [self._next(self._choose_domain(weights), retire_after) for _ in range(count)]
+
+    def upcoming(self, count: int) -> list[str]:
+        """Ids of the next prompts, were all domains drawn alike; nothing moves on."""
+        ahead = PromptSource(self._domains, self._seed, deepcopy(self.state))
+        return [prompt.id for prompt in ahead.next_batch(count, dict.fromkeys(self._domains, 1.0), None)]
 
     def _choose_domain(self, weights: Mapping[str, float]) -> str:
         draw = sum(self.state.counts.values())

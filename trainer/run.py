@@ -25,6 +25,8 @@ from trainer.tensor_files import load_policy
 from trainer.types import Prompt, RolloutGroup
 from trainer.weight_sync import Probe, largest_difference, push_weights
 
+NUM_UPCOMING = 8
+"""Prompts that a fingerprint looks ahead."""
 MAX_ROLLOUT_GROUPS = 64
 """Groups written to `rollouts/` a step: a sample to read, not an archive."""
 
@@ -59,6 +61,7 @@ class Run:
             "reference": self.probe.by_policy(self.reference),
             "engine": self.probe.by_engine(self.engine),
             "data": self.data_hash,
+            "cursor": self.collector.prompts.upcoming(NUM_UPCOMING),
         }
 
     def save(self) -> None:
@@ -169,6 +172,8 @@ def check_fingerprint(stored: Fingerprint, found: Fingerprint, tolerance: float)
     """Raises CheckpointError: what would go on is not what was stopped."""
     if stored["data"] != found["data"]:
         raise CheckpointError("the data is not that of the run: its prompts, their order or the tokenizer changed")
+    if stored["cursor"] != found["cursor"]:
+        raise CheckpointError("the data restored does not go on with the prompts that came next")
     for name in ("policy", "reference", "engine"):
         difference = largest_difference(stored[name], found[name])
         if difference > tolerance:

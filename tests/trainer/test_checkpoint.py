@@ -20,7 +20,7 @@ from trainer.triggers import TriggerState, Validation
 from trainer.types import Prompt
 
 POLICY = Policy(tiny_model(), 1.2)
-FINGERPRINT = {"policy": [[-0.1]], "reference": [[-0.1]], "engine": [[-0.1]], "data": "x"}
+FINGERPRINT = {"policy": [[-0.1]], "reference": [[-0.1]], "engine": [[-0.1]], "data": "x", "cursor": ["p1"]}
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ def test_refill_by_hand() -> None:
     assert num_to_ask(refill, config) == 0, "two are missing, three on their way"
     for i, rewards in enumerate([BROKEN, FLAT], 3):
         refill = add(refill, group(i, rewards), config)
-    assert (refill.kept_group_frac, refill.fill_frac) == (2 / 5, 0.5)
+    assert (len(refill.decided), refill.fill_frac) == (5, 0.5)
     refill, count = ask(refill, config)
     assert count == 2, "3 for the two missing, one on its way"
     for i in (7, 6, 5):
@@ -79,7 +79,7 @@ def test_carried_groups_come_first_and_grow_stale() -> None:
     assert count == 1
     for new in (group(9, GOOD, policy_version=5), *fresh):
         refill = add(refill, new, config)
-    assert (indices(refill.accepted), refill.kept_group_frac) == ((7, 8, 9), 1.0)
+    assert indices(refill.accepted) == indices(refill.decided) == (7, 8, 9)
 
 
 def test_carry_alone_may_fill_the_step() -> None:
@@ -87,7 +87,7 @@ def test_carry_alone_may_fill_the_step() -> None:
     refill, fresh = start_refill(1, [group(1, GOOD), group(0, GOOD)], policy_version=0, num_drawn=2, config=config)
     assert num_to_ask(refill, config) == 0
     refill = add(add(refill, fresh[1], config), fresh[0], config)
-    assert (indices(refill.accepted), indices(refill.ahead), refill.kept_group_frac) == ((0,), (1,), 1.0)
+    assert (indices(refill.accepted), indices(refill.decided), indices(refill.ahead)) == ((0,), (0,), (1,))
 
 
 def test_starvation_ends_with_what_there_is() -> None:

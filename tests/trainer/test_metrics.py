@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.trainer.builders import group
 from trainer.jsonl import read_jsonl, write_atomically
+from trainer.measure import by_domain
 from trainer.metrics import STEP_FIELDS, MetricsWriter, write_rollouts
 
 
@@ -51,6 +52,33 @@ def test_a_missing_field_is_refused(tmp_path: Path) -> None:
         writer.write(metrics)
     writer.close()
     assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_every_domain_has_its_numbers() -> None:
+    math_groups = [group(0, (1.0, 0.0, None, 0.5)), group(1, (1.0, 1.0, 1.0, 1.0))]
+    code = group(2, (None, None), domain="code")
+    assert by_domain([*math_groups, code], math_groups[:1]) == {
+        "code": {
+            "reward_mean": pytest.approx(math.nan, nan_ok=True),
+            "reward_std": pytest.approx(math.nan, nan_ok=True),
+            "reward_error_frac": 1.0,
+            "truncated_frac": 0.0,
+            "completion_tokens_mean": 3.0,
+            "kept_group_frac": 0.0,
+            "num_completions": 2,
+            "num_groups": 1,
+        },
+        "math": {
+            "reward_mean": pytest.approx(5.5 / 7),
+            "reward_std": pytest.approx(math.sqrt(5.25 / 7 - (5.5 / 7) ** 2)),
+            "reward_error_frac": pytest.approx(1 / 8),
+            "truncated_frac": 0.0,
+            "completion_tokens_mean": 3.0,
+            "kept_group_frac": 0.5,
+            "num_completions": 8,
+            "num_groups": 2,
+        },
+    }
 
 
 def test_what_json_cannot_say_is_null(tmp_path: Path) -> None:

@@ -63,6 +63,13 @@ def test_solved_prompts_retire_and_come_back() -> None:
     assert "math/3" in [p.id for p in source.next_batch(10, {"math": 1.0}, retire_after=2)]
 
 
+def test_what_comes_next_is_told_without_moving_on() -> None:
+    source = PromptSource(DOMAINS, 0)
+    source.next_batch(7, dict.fromkeys(DOMAINS, 1.0), None)
+    told = source.upcoming(5)
+    assert told == source.upcoming(5) == [p.id for p in source.next_batch(5, dict.fromkeys(DOMAINS, 1.0), None)]
+
+
 def test_when_all_are_retired_prompts_come_anyway() -> None:
     source = PromptSource({"math": DOMAINS["math"][:2]}, 0, DrawState(solved={"math/0": 9, "math/1": 9}))
     assert len(source.next_batch(3, {"math": 1.0}, retire_after=1)) == 3

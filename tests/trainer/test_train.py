@@ -13,6 +13,7 @@ from trainer.errors import CheckpointError, ConfigError, GuardError
 from trainer.files import alone_in
 from trainer.ledger import read_ledger
 from trainer.metrics import STEP_FIELDS
+from trainer.prompts import PromptSource
 from trainer.run_config import load_config
 from verifier_service.client import ServiceError
 from verifier_service.schemas import Item, ScoreResponse
@@ -215,6 +216,15 @@ def refuse(*_: object) -> None:
     raise CheckpointError("no")
 
 
+def test_a_data_cursor_that_moved_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a state that was written, or is read, wrongly."""
+    train_quietly(run_config(tmp_path, num_steps=2))
+    true = PromptSource.upcoming
+    monkeypatch.setattr(PromptSource, "upcoming", lambda self, count: true(self, count + 1)[1:])
+    with pytest.raises(CheckpointError, match="does not go on with the prompts that came next"):
+        train_quietly(run_config(tmp_path, num_steps=3))
+
+
 def test_a_run_that_lost_its_checkpoints_is_not_begun_anew(tmp_path: Path) -> None:
     train_quietly(run_config(tmp_path, num_steps=2))
     shutil.rmtree(tmp_path / "checkpoints")
@@ -305,3 +315,11 @@ def test_a_validation_of_mostly_unknown_rewards_counts_nowhere(tmp_path: Path) -
     run = train_quietly(run_config(tmp_path, num_steps=2, validation=VALIDATION), judge)
     assert (run.state.best, run.state.validation, run.state.triggers.validations) == (None, None, ())
     assert not any("validation" in line for line in metrics_of(tmp_path))
+
+
+def test_a_validation_has_the_context_of_its_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr("trainer.evaluate.evaluate", lambda *args: seen.append((args[5], args[4].max_tokens)))
+    stage = {"name": "longer", "from_step": 3, "set": {"sampling.max_tokens": 9}}
+    train_quietly(run_config(tmp_path, num_steps=4, validation=VALIDATION, sampling={"max_tokens": 6}, stages=[stage]))
+    assert seen == [(0, 6), (2, 6), (4, 9)]
