@@ -220,7 +220,8 @@ class _Asking:
         while True:
             await asyncio.sleep(HEALTH_EVERY_S)
             for server in self._servers.serving():
+                given = server.weights
                 healthy = await asyncio.to_thread(server.is_healthy)
                 failures[server.url] = 0 if healthy else failures.get(server.url, 0) + 1
                 if failures[server.url] >= UNHEALTHY_AFTER:
-                    self._servers.lose(server, "it does not answer")
+                    self._lose(server, given, "it does not answer")
