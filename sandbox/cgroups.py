@@ -14,11 +14,8 @@ from pathlib import Path
 
 from sandbox.errors import RunnerLost
 
-_LIMIT, _EVENTS = "limit", "events"
-_FILES = {
-    "v1": {_LIMIT: "memory.limit_in_bytes", _EVENTS: "memory.oom_control"},
-    "v2": {_LIMIT: "memory.max", _EVENTS: "memory.events"},
-}
+# The file of the limit, and that which counts the processes killed at it.
+_FILES = {"v1": ("memory.limit_in_bytes", "memory.oom_control"), "v2": ("memory.max", "memory.events")}
 _NUMBERS = itertools.count()
 _PREFIX = "sandbox-"
 _DEATH_TIMEOUT_S = 2.0
@@ -30,7 +27,7 @@ class MemoryGroup:
 
     def __init__(self, folder: Path, version: str) -> None:
         self._folder = folder
-        self._files = _FILES[version]
+        self._limit, self._events = (folder / name for name in _FILES[version])
         self._limit_bytes = 0
         self._num_killed = 0
         with _kernel_willing():
@@ -44,13 +41,13 @@ class MemoryGroup:
     def limit(self, size_bytes: int) -> None:
         if size_bytes != self._limit_bytes:
             with _kernel_willing():
-                (self._folder / self._files[_LIMIT]).write_text(str(size_bytes))
+                self._limit.write_text(str(size_bytes))
             self._limit_bytes = size_bytes
 
     def has_killed(self) -> bool:
         """Whether the kernel has killed processes at the limit since this was asked before."""
         with _kernel_willing():
-            words = (self._folder / self._files[_EVENTS]).read_text().split()
+            words = self._events.read_text().split()
         before, self._num_killed = self._num_killed, int(words[words.index("oom_kill") + 1])
         return self._num_killed > before
 
@@ -89,9 +86,9 @@ def parent() -> tuple[Path, str] | None:
         if version is None or (version == "v1" and "memory" not in options.split(",")):
             continue
         folder = _own_group(Path(place), version)
-        if version == "v2" and "memory" not in _words(folder / "cgroup.subtree_control"):
-            continue
         with contextlib.suppress(OSError, RunnerLost):
+            if version == "v2" and "memory" not in (folder / "cgroup.subtree_control").read_text().split():
+                continue
             group = MemoryGroup(folder / f"{_PREFIX}{os.getpid()}-try", version)
             group.limit(1 << 30)
             group.close()
@@ -108,18 +105,10 @@ def _own_group(mount: Path, version: str) -> Path:
     return mount
 
 
-def _words(path: Path) -> list[str]:
-    try:
-        return path.read_text().split()
-    except OSError:
-        return []
-
-
 def _remove(folder: Path) -> bool:
+    """False where something still runs in it."""
     try:
         folder.rmdir()
-    except FileNotFoundError:
-        return True
-    except OSError:  # something still runs in it
-        return False
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
     return True
