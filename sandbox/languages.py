@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class Toolchain:
     """Processes and threads at once."""
     may_fork: bool = False
     """Each process has its limits to itself, so there are few, and each has a share of the program's memory."""
-    environment: tuple[tuple[str, str], ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
     """There is no /proc inside, from which many tools learn where they and their libraries are."""
 
     version: str = ""
@@ -86,7 +86,7 @@ def _rust(found: str) -> Toolchain | None:
         (compiler, f"--sysroot={root}", "--edition=2021", "-O", *static, "-o", "program", "program.rs"),
         compile_readable=(f"{root}/lib",),
         compile_executable=(*_SYSTEM_TOOLS, f"{root}/bin", f"{root}/lib"),
-        environment=(("LD_LIBRARY_PATH", f"{root}/lib"),),
+        environment={"LD_LIBRARY_PATH": f"{root}/lib"},
     )
 
 
@@ -101,7 +101,7 @@ def _go(found: str) -> Toolchain:
         compile_readable=(root, os.path.realpath(f"{root}/src"), os.path.realpath(f"{root}/pkg/include")),
         compile_executable=(root, *_SYSTEM_TOOLS),
         runtime_bytes=64 * MIB,
-        environment=(("GOROOT", root), ("GOCACHE", "/tmp/go"), ("GOPATH", "/tmp"), ("CGO_ENABLED", "0")),
+        environment={"GOROOT": root, "GOCACHE": "/tmp/go", "GOPATH": "/tmp", "CGO_ENABLED": "0"},
     )
 
 
@@ -122,7 +122,7 @@ def _java(found: str) -> Toolchain:
         run_executable=(str(home), *_LOADERS),
         runtime_bytes=512 * MIB,
         stack_bytes=16 * MIB,
-        environment=(("LD_LIBRARY_PATH", f"{home}/lib:{home}/lib/jli:{home}/lib/server"),),
+        environment={"LD_LIBRARY_PATH": f"{home}/lib:{home}/lib/jli:{home}/lib/server"},
     )
 
 

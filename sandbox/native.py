@@ -139,12 +139,7 @@ class NativeRunner:
         return self._make(toolchain, source)
 
     def _make(self, toolchain: Toolchain, source: bytes) -> Compiled:
-        environment = dict(toolchain.environment)
-        instructions = {
-            "source_name": toolchain.source_name,
-            "command": toolchain.compile_command,
-            "environment": environment,
-        }
+        instructions = (toolchain.source_name, toolchain.compile_command, toolchain.environment)
         launch = Launch(
             COMPILE_DRIVER,
             inputs=(source, marshal.dumps(instructions)),
@@ -186,7 +181,7 @@ def _instructions(toolchain: Toolchain, request: ExecutionRequest, files: Mappin
         "memory_bytes": limits.memory_bytes // (_SHARES if toolchain.may_fork and parent() is None else 1),
         "stack_bytes": toolchain.stack_bytes,
         "data_only": toolchain.runtime_bytes is not None,
-        "environment": dict(toolchain.environment),
+        "environment": toolchain.environment,
     }
     return marshal.dumps(instructions)
 

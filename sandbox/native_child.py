@@ -23,15 +23,14 @@ _PUBLIC_CLASS = re.compile(rb"\bpublic\s+(?:(?:final|abstract|sealed|strictfp)\s
 
 def compile_source() -> None:
     """Compile and put the result on descriptor 5. What the compiler says goes to stderr, its failure is exit code 1."""
-    source, instructions = child.read_all(3), marshal.loads(child.read_all(4))
-    name, command = instructions["source_name"], instructions["command"]
+    source, (name, command, environment) = child.read_all(3), marshal.loads(child.read_all(4))
     is_java = name.endswith(".java")
     if is_java:
         public = _PUBLIC_CLASS.search(source)
         name = f"{public[1].decode()}.java" if public else name
         command = [*command, name]
     Path(name).write_bytes(source)
-    if os.spawnve(os.P_WAIT, command[0], command, _ENVIRONMENT | instructions["environment"]) != 0:
+    if os.spawnve(os.P_WAIT, command[0], command, _ENVIRONMENT | environment) != 0:
         raise SystemExit(1)
     write_all(ARTEFACT, _jar(Path("program")) if is_java else Path("program").read_bytes())
 
