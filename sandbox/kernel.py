@@ -28,6 +28,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 _libc.syscall.argtypes = (ctypes.c_long,) * 7
 _libc.syscall.restype = ctypes.c_long
+_capset = _libc.capset  # looked up here, because in a child it would cost copies of pages
 _MOUNT_SETATTR = 442  # on every architecture
 _CAPABILITY_HEADER = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
 _NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
@@ -100,7 +101,7 @@ def effective_capabilities() -> int:
 
 
 def drop_capabilities() -> None:
-    _check(_libc.capset(_CAPABILITY_HEADER, _NO_CAPABILITIES), "capset")
+    _check(_capset(_CAPABILITY_HEADER, _NO_CAPABILITIES), "capset")
 
 
 def is_gvisor() -> bool:

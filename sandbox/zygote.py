@@ -28,7 +28,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,10 +90,9 @@ def _say(control: socket.socket, message: dict[str, Any]) -> None:
     control.send(json.dumps(message).encode())
 
 
-def _resolve(name: str) -> Callable[[], None]:
+def _resolve(name: str) -> Any:
     module, _, function = name.partition(":")
-    target: Callable[[], None] = getattr(importlib.import_module(module), function)
-    return target
+    return getattr(importlib.import_module(module), function)
 
 
 class Zygote:
@@ -118,11 +116,13 @@ class Zygote:
         mounted = None if alone else workdir.MountedWorkDir(own_uid, own_gid, count_files=not in_gvisor)
         self._work: WorkDir | None = mounted or workdir.claim(setup.work_dirs, uid)
         self._control = socket.socket(fileno=fcntl.fcntl(control, fcntl.F_DUPFD_CLOEXEC, _FIRST_OWN_DESCRIPTOR))
-        _import(setup)
         if alone and not version:
             raise OSError("no Landlock and no right to make a mount namespace")
         if not seccomp.supported():
             raise OSError(f"no system-call filter for {kernel.MACHINE}")
+        own_metadata = not (alone or in_gvisor)  # there a read-only mount does not keep its modes and times
+        seccomp.prepare(allow_metadata=own_metadata)
+        _import(setup)
         ruleset = None
         if version:
             writable = [*namespaces.DEVICES, *([] if self._work is None else [self._work.landlock_path])]
@@ -131,8 +131,6 @@ class Zygote:
         self._shared = mmap.mmap(-1, mmap.PAGESIZE)
         child.prepare_limits()
         child.prepare_streams()
-        own_metadata = not (alone or in_gvisor)  # there a read-only mount does not keep its modes and times
-        seccomp.prepare(allow_metadata=own_metadata)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it; a flood is to end at its limit
         self._has_pidfds = not in_gvisor
         foreign_tasks = _FOREIGN_TASKS if (alone or in_gvisor) and uid is None else 0
@@ -217,8 +215,11 @@ def watch(control: socket.socket, pid: int, *, with_pidfd: bool) -> None:
     pidfd = os.pidfd_open(pid) if with_pidfd else None
     if pidfd is not None:
         events.register(pidfd, select.POLLIN)
-    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-        if control.fileno() not in dict(events.poll(_LOOK_MS if pidfd is None else None)):
+    while True:
+        ready = dict(events.poll(_LOOK_MS if pidfd is None else None))
+        if control.fileno() not in ready:
+            if pidfd in ready or os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
+                break
             continue
         message = control.recv(16)
         if message == b"spent":
