@@ -28,6 +28,7 @@ def sampler_of(client: Client) -> Sampler:
 
     def sample(source: SourceConfig) -> Sequence[SampledItem]:
         assert source.dataset is not None  # a file is read, not sampled
+        assert source.count is not None
         try:
             return client.sample(source.dataset, seed=source.seed, count=source.count, config=source.config)
         except ServiceError as error:

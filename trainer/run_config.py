@@ -84,8 +84,8 @@ class SourceConfig(Section):
     """A Reasoning Gym name, sampled from the service when the run starts and kept in the run directory."""
     seed: int = 0
     """Of the procedural data set."""
-    count: Count = 1000
-    """Prompts taken: the first of the file, or of the procedural data set (10,000 at most)."""
+    count: Count | None = None
+    """Prompts taken: the first of the file, all where unset, or of the procedural data set (10,000 at most)."""
     config: dict[str, JsonValue] = Field(default={})
     """Of the procedural data set."""
     task: dict[str, JsonValue] = Field(default={})
@@ -95,6 +95,8 @@ class SourceConfig(Section):
     def _one_origin(self) -> Self:
         if (self.path is None) == (self.dataset is None):
             raise ValueError("give either `path` or `dataset`")
+        if self.dataset is not None and self.count is None:
+            raise ValueError("`dataset` needs `count`")
         return self
 
 

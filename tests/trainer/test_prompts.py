@@ -95,6 +95,13 @@ def test_a_file_of_prompts(tmp_path: Path) -> None:
     assert (second.id, second.messages) == ("training/math/x", ({"role": "system", "content": "s\u2028"},))
 
 
+@pytest.mark.parametrize(("count", "taken"), [(None, 1500), (3, 3)])
+def test_of_a_file_all_prompts_are_taken_unless_told_otherwise(tmp_path: Path, count: int | None, taken: int) -> None:
+    (tmp_path / "data.jsonl").write_text('{"prompt": "a", "task": {}}\n' * 1500)
+    source = SourceConfig(name="m", path=tmp_path / "data.jsonl", count=count)
+    assert len(load_source(source, sample_words, tmp_path, "training")) == taken
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [

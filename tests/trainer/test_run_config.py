@@ -57,6 +57,7 @@ def test_settings_are_toml_values_under_dotted_keys(tmp_path: Path) -> None:
         (MINIMAL, ["loss.kl_coef=-1"], "loss.kl_coef: Input should be greater"),
         (MINIMAL, ["loss"], "expected key=value"),
         (MINIMAL, ["data.weights.b=1"], "unknown sources: b"),
+        (MINIMAL, ['data.sources=[{name="a", dataset="gcd"}]'], "`dataset` needs `count`"),
         (MINIMAL, ["data.weights.a=0"], "all weights are 0"),
         (MINIMAL, ["model.demo.seed=1"], "either `path` or `demo`"),
         (MINIMAL, ["reset.plateau_evals=4"], "need a .validation"),
@@ -73,11 +74,11 @@ def test_a_bad_config_is_one_clear_line(tmp_path: Path, text: str, settings: lis
 
 def test_pass_at_more_than_the_samples_is_refused() -> None:
     with pytest.raises(ValueError, match="pass_at needs at least as many samples"):
-        ValidationConfig.model_validate({"sources": [{"name": "a", "dataset": "a"}], "num_samples": 4, "pass_at": [8]})
+        ValidationConfig.model_validate({"sources": [{"name": "a", "path": "a"}], "num_samples": 4, "pass_at": [8]})
 
 
 def test_a_set_may_have_a_threshold_of_its_own() -> None:
-    source = {"sources": [{"name": "a", "dataset": "a"}], "thresholds": {"a": 0.8}}
+    source = {"sources": [{"name": "a", "path": "a"}], "thresholds": {"a": 0.8}}
     assert ValidationConfig.model_validate(source).thresholds == {"a": 0.8}
     with pytest.raises(ValueError, match="thresholds of unknown sources: b"):
         ValidationConfig.model_validate(source | {"thresholds": {"b": 0.8}})
