@@ -112,8 +112,6 @@ class ResetConfig(Section):
     """Reset when this many validations of the era show no significant rise (v1 judged by eye)."""
     plateau_z: Positive = 1.645
     """Standard errors by which the rise must exceed zero to count (one-sided 5%). Our choice."""
-    plateau_min_gain: NotNegative = 0.0
-    """Rise over the window that counts at least, in units of the validation score."""
     kl_ceiling: Positive | None = None
     """Reset when the KL to the reference stays above this (v2: "KL spike")."""
     entropy_floor: Positive | None = None

@@ -7,7 +7,7 @@ The plateau rule. Let (t_i, y_i, e_i) be step, score of the validation blend and
     rise = b (t_k - t_1),   error = (t_k - t_1) / sqrt(sum w (t - T)^2) * max(1, sqrt(chi2 / (k - 2)))
 
 where chi2 = sum w (y - Y - b (t - T))^2: scores that scatter more than their errors explain widen the error (the Birge
-ratio). The era has risen if rise > max(plateau_min_gain, plateau_z * error); otherwise it ends, as `degradation` where
+ratio). The era has risen if rise > plateau_z * error; otherwise it ends, as `degradation` where
 rise < -plateau_z * error and as `plateau` elsewhere. A policy whose score stays the same counts as risen in about 5% of
 the windows at plateau_z = 1.645; how small a rise is still seen depends on the errors, so on the validation's size.
 """
@@ -97,7 +97,7 @@ def stalled(validations: Sequence[Validation], config: ResetConfig) -> Cause | N
     if any(math.isnan(v.error) for v in window):
         return None  # a set of one prompt with one known sample: nobody can say whether its score has risen
     rise, error = rise_over(window)
-    if rise > max(config.plateau_min_gain, config.plateau_z * error):
+    if rise > config.plateau_z * error:
         return None
     return Cause.DEGRADATION if rise < -config.plateau_z * error else Cause.PLATEAU
 

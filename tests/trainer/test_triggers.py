@@ -120,12 +120,6 @@ def test_only_the_last_validations_count() -> None:
     assert stalled(validations(0.1, 0.3, 0.5, 0.5, 0.5, 0.5), config) is Cause.PLATEAU
 
 
-def test_a_rise_below_the_wanted_gain_is_a_plateau() -> None:
-    rising = validations(0.50, 0.52, 0.54, 0.56)
-    assert stalled(rising, config_with(plateau_evals=4)) is None
-    assert stalled(rising, config_with(plateau_evals=4, plateau_min_gain=0.1)) is Cause.PLATEAU
-
-
 def test_errors_of_zero_do_not_make_noise_significant() -> None:
     noisy = validations(0.50, 0.54, 0.47, 0.53, 0.50, error=0.0)
     assert stalled(noisy, config_with(plateau_evals=5)) is Cause.PLATEAU
