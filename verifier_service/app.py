@@ -39,8 +39,10 @@ def create_app(settings: Settings, redis_url: str) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         set_up("verifier-api")
+        # RESP2: with RESP3 redis-py 8 hands out connections that a restarted Redis has closed, a 503 each.
         pool = BlockingConnectionPool.from_url(
             redis_url,
+            protocol=2,
             max_connections=MAX_CONNECTIONS,
             timeout=POOL_TIMEOUT_S,
             socket_timeout=ANSWER_TIMEOUT_S,

@@ -176,6 +176,19 @@ def test_redis_restarted_with_persistence(cluster: Cluster) -> None:
     assert len(state["items"][0]["verdicts"]) == 8
 
 
+def test_after_a_restart_of_redis_nobody_meets_its_closed_connections(cluster: Cluster) -> None:
+    with httpx.Client(base_url=cluster.url, timeout=60) as client, ThreadPoolExecutor(24) as pool:
+
+        def ask(number: int) -> int:
+            return client.post(SCORE, json={"items": [echo_item(str(number))]}).status_code
+
+        assert set(pool.map(ask, range(100))) == {200}  # over as many connections as it takes
+        cluster.kill("redis")
+        cluster.start_redis()
+        cluster.wait_ready()
+        assert set(pool.map(ask, range(100))) == {200}
+
+
 @sizes(soak=40)
 def test_connections_cut(cluster: Cluster, repeats: int) -> None:
     with cluster.redis() as connection, Load(cluster).running():
