@@ -7,6 +7,7 @@ where something failed or there is no CUDA device.
 import argparse
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -137,7 +138,7 @@ def check_numbers(device: torch.device) -> list[Result]:
 
 
 class Watching(Progress):
-    """Notes the device's memory after every step."""
+    """Notes the device's memory after every step; for the CPU that of this process."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(Console(file=StringIO()))
@@ -146,7 +147,11 @@ class Watching(Progress):
 
     def show(self, metrics: Any) -> None:
         super().show(metrics)
-        self.bytes.append(torch.cuda.memory_allocated(self._device) if self._device.type == "cuda" else 0)
+        if self._device.type == "cuda":
+            self.bytes.append(torch.cuda.memory_allocated(self._device))
+        else:
+            resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+            self.bytes.append(resident_pages * os.sysconf("SC_PAGE_SIZE"))
 
 
 def demo_run(folder: Path, device: torch.device, num_steps: int, **settings: Any) -> Watching:

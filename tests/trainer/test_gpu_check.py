@@ -91,6 +91,13 @@ def test_growing_memory_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu_check.check_memory(CPU, 4)[0] == Result("memory over 4 steps with resets", "+3.0%", "< 2%", False)
 
 
+@pytest.mark.soak
+def test_memory_stays_flat_over_two_thousand_steps() -> None:
+    """With a reset every hundred steps, on the CPU: what grows is this process."""
+    [result] = gpu_check.check_memory(CPU, 2000, **TINY)
+    assert result.passed, result
+
+
 def test_a_check_that_breaks_is_a_failure_and_no_end() -> None:
     def broken() -> list[Result]:
         raise RuntimeError("no kernel\nmore")
