@@ -84,6 +84,7 @@ def validate(run: Run) -> ValidationScores | None:
     stats = RewardStats()
     now = run.config.at(run.state.step, run.state.era)
     sampling = Sampling(config.temperature, now.sampling.max_tokens)  # the training context (ProRL, appendix E)
+    run.scorer.begin_step()  # a service that was away while the policy trained may be back
     scores = evaluate(run.engine, run.scorer, run.validation_sets, config, sampling, run.state.step, stats, run.ranks)
     if scores is None or stats.unknown_frac > run.config.reward.max_error_frac:
         return None

@@ -112,6 +112,7 @@ def copy_weights(source: Policy, target: Policy) -> None:
 
 def load_model(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
     """A causal model from a folder or the hub. Raises ConfigError where there is none, or of a kind we get wrong."""
+    _check_folder(path)
     try:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     except (OSError, ValueError) as error:
@@ -122,6 +123,7 @@ def load_model(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer beside a model. Raises ConfigError without one, or without a chat template or an end token."""
+    _check_folder(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
@@ -131,6 +133,12 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"tokenizer {path} has no end-of-sequence token")
     return tokenizer
+
+
+def _check_folder(path: str | Path) -> None:
+    """What looks like a folder is not asked of the hub, whose answer would be about the form of its names."""
+    if str(path).startswith((".", "/")) and not Path(path).is_dir():
+        raise ConfigError(f"model {path}: no such folder")
 
 
 @torch.no_grad()

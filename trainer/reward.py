@@ -90,7 +90,7 @@ class Scorer:
         """Set when the service was waited for in vain: the step's other groups are lost without more waiting."""
 
     def begin_step(self) -> None:
-        """Whatever was: the service is worth waiting for once more."""
+        """Whatever was: the service is worth waiting for once more. Before a validation too."""
         self._away = None
 
     def submit(self, group: RolloutGroup, step: int) -> Scoring:

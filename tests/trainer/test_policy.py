@@ -1,5 +1,7 @@
 """Log-probabilities and entropy of completion tokens."""
 
+from functools import partial
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Lfm2Config, PretrainedConfig
@@ -9,7 +11,7 @@ from trainer import head
 from trainer import policy as policy_module
 from trainer.batch import pack
 from trainer.errors import ConfigError
-from trainer.policy import FusedNorm, Policy, fuse_norms, load_model
+from trainer.policy import FusedNorm, Policy, fuse_norms, load_model, load_tokenizer
 from trainer.types import TrainingSample
 
 SMALL = {
@@ -104,3 +106,10 @@ def test_fused_norms_give_what_the_model_gives_and_others_stay() -> None:
     assert [type(norm) for norm in norms] == [FusedNorm] * (len(norms) - 1) + [Shifted]
     norms[0].weight.data *= 2  # the weights of now, not of then
     torch.testing.assert_close(norms[0](x[0]), 2 * before[0])
+
+
+@pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all"])
+def test_a_folder_that_is_not_there_is_named(path: str) -> None:
+    for load in (load_tokenizer, partial(load_model, dtype=torch.float32)):
+        with pytest.raises(ConfigError, match=f"model {path}: no such folder"):
+            load(path)

@@ -323,3 +323,18 @@ def test_a_validation_has_the_context_of_its_stage(tmp_path: Path, monkeypatch: 
     stage = {"name": "longer", "from_step": 3, "set": {"sampling.max_tokens": 9}}
     train_quietly(run_config(tmp_path, num_steps=4, validation=VALIDATION, sampling={"max_tokens": 6}, stages=[stage]))
     assert seen == [(0, 6), (2, 6), (4, 9)]
+
+
+def test_a_service_that_is_back_when_validation_is_due_is_asked(tmp_path: Path) -> None:
+    """It was away for the training of that step, whose rewards are lost."""
+
+    class Away(FakeService):
+        def score(self, items: Sequence[Item], *, deadline_s: float, request_id: str) -> ScoreResponse:
+            if request_id.split("-")[-3] == "2" and not str(items[0].id).startswith("validation"):
+                raise ServiceError("away")
+            return super().score(items, deadline_s=deadline_s, request_id=request_id)
+
+    train_quietly(run_config(tmp_path, num_steps=2, validation=VALIDATION), service=Away(by_chance))
+    [_, last] = metrics_of(tmp_path)
+    assert last["reward_error_frac"] == 1.0
+    assert last["validation"]["sets"]["held"]["mean"] is not None
