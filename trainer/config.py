@@ -78,8 +78,8 @@ class FilterConfig(Section):
     oversample: Annotated[float, Field(ge=1)] = 1.0
     """Prompts on their way over prompts missing; above 1 the surplus is carried over (NeMo-RL 1.5, dropped)."""
     max_carry_steps: Annotated[int, Field(ge=0)] = 1
-    """Carried groups older than this many steps are dropped; 0 carries nothing. They are off the policy by as much,
-    which `loss.correction` weighs. Our choice."""
+    """Prompts of carried groups older than this many steps are asked again; 0 carries nothing. Carried ones are off the
+    policy by as much, which `loss.correction` weighs. Our choice."""
 
 
 class OverlongConfig(Section):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from trainer.advantage import MIN_KNOWN, Rewards, known
 from trainer.config import FilterConfig
-from trainer.types import RolloutGroup
+from trainer.types import Prompt, RolloutGroup
 
 
 def is_kept(rewards: Rewards, config: FilterConfig) -> bool:
@@ -75,25 +75,33 @@ def in_prompt_order(groups: Iterable[RolloutGroup]) -> tuple[RolloutGroup, ...]:
 
 
 def age_of(group: RolloutGroup, policy_version: int) -> int:
-    """Weight syncs, one a step, since the group's oldest rollout was sampled."""
-    return policy_version - min(rollout.policy_version for rollout in group.rollouts)
+    """Weight syncs, one a step, since the group's oldest rollout was sampled; 0 without any."""
+    return policy_version - min((rollout.policy_version for rollout in group.rollouts), default=policy_version)
+
+
+def given_up(index: int, prompt: Prompt) -> RolloutGroup:
+    """A group without rollouts: its prompt is asked again, in the place that it has in the order of prompts."""
+    return RolloutGroup(index, prompt, ())
 
 
 def start_refill(
     num_wanted: int, carry: Sequence[RolloutGroup], policy_version: int, num_drawn: int, config: FilterConfig
 ) -> tuple[Refill, tuple[RolloutGroup, ...]]:
-    """A step's beginning, and what was carried into it and is not too old, in prompt order; it comes first.
+    """A step's beginning, and what was carried into it, in prompt order; it comes first. What is too old is given up.
 
     `num_drawn`: prompts drawn so far, so the index of the next.
     """
-    fresh = in_prompt_order(group for group in carry if age_of(group, policy_version) <= config.max_carry_steps)
+    carried = in_prompt_order(
+        group if age_of(group, policy_version) <= config.max_carry_steps else given_up(group.index, group.prompt)
+        for group in carry
+    )
     refill = Refill(
         num_wanted=num_wanted,
-        next_index=fresh[0].index if fresh else num_drawn,
-        num_asked=len(fresh),
-        num_carried=len(fresh),
+        next_index=carried[0].index if carried else num_drawn,
+        num_asked=len(carried),
+        num_carried=len(carried),
     )
-    return refill, fresh
+    return refill, carried
 
 
 def num_to_ask(refill: Refill, config: FilterConfig) -> int:

@@ -8,18 +8,19 @@ in which groups are finished, and waited for there; and groups are decided in th
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 
 from trainer.engine.protocol import Engine, RolloutRequest, Sampling, sampling_seed
-from trainer.filter import Refill, add, asked, in_prompt_order, num_to_ask, start_refill
+from trainer.filter import Refill, add, asked, given_up, in_prompt_order, num_to_ask, start_refill
 from trainer.overlong import apply_overlong
 from trainer.parallel import ALONE, Ranks
 from trainer.prompts import PromptSource
 from trainer.reward import RewardStats, Scorer, Scoring
 from trainer.run_config import RunConfig
 from trainer.state import RunState
-from trainer.types import RolloutGroup
+from trainer.types import Prompt, RolloutGroup
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Collected:
     refill: Refill
     """With the groups to train on, shaped rewards set, and all that were decided; metrics are made of these."""
     carry: tuple[RolloutGroup, ...]
-    """For the next step; those without verdicts are being judged."""
+    """For the next step; those without verdicts are being judged, those without rollouts are asked again."""
     rewards: RewardStats
     num_prompts: int
     """Prompts drawn since the run began."""
@@ -89,7 +90,10 @@ class Collector:
                 continue  # nobody knows
             self.prompts.record(group.prompt.id, solved)
         self.under_way = {scoring.group.index: scoring for scoring in collection.sent}
-        carry = in_prompt_order([*collection.refill.ahead, *(scoring.group for scoring in collection.sent)])
+        unfinished = [given_up(request.index, request.prompt) for request in collection.unfinished.values()]
+        carry = in_prompt_order(
+            [*collection.refill.ahead, *(scoring.group for scoring in collection.sent), *unfinished]
+        )
         return Collected(
             collection.refill,
             carry if config.filter.max_carry_steps else (),
@@ -113,32 +117,42 @@ class _Collection:
         """The step's groups of each prompt: one that comes again goes on counting its samples."""
         self._requests: deque[RolloutRequest] = deque()
         """Not yet with the engine."""
+        self.unfinished: dict[int, RolloutRequest] = {}
+        """By index, what was asked in this step and is not finished."""
         self._num_generating = 0
         self.sent: deque[Scoring] = deque()
         """Groups whose verdicts were not taken yet, in the order in which they were finished."""
-        self._first_index = self.num_prompts = state.num_prompts
+        self.num_prompts = state.num_prompts
         self.rewards = RewardStats()
         self.num_tokens = 0
         self.refill, carried = start_refill(
             config.prompts_per_step, state.carry, state.step, state.num_prompts, config.filter
         )
-        self._unjudged = [group for group in carried if group.rollouts[0].verdict is None]
+        self._unjudged = [group for group in carried if group.rollouts and group.rollouts[0].verdict is None]
         for group in carried:
-            if group.rollouts[0].verdict is not None:
+            if not group.rollouts:
+                self._request(group.index, group.prompt)
+            elif group.rollouts[0].verdict is not None:
                 self._decide(group)
 
     def stream(self) -> None:
-        """Generate, judge and refill at the same time."""
+        """Generate, judge and refill at the same time, until the step is full: no surplus is waited for.
+
+        A completion that takes long holds the step up where its prompt's turn comes before the last one needed.
+        """
         begun = time.monotonic()
         for group in self._unjudged:
             self._send(group)
         self._ask()
-        for group in self._collector.engine.rollout(self._next_requests(), self._sampling):
-            self._num_generating -= 1
-            self._count_tokens(group)
-            self._send(group)
-            if len(self.sent) > self._config.reward.max_concurrency and not self.refill.is_full:
-                self._take_verdict()
+        with closing(self._collector.engine.rollout(self._next_requests(), self._sampling)) as groups:
+            for group in groups:
+                self._num_generating -= 1
+                self._count_tokens(group)
+                self._send(group)
+                if len(self.sent) > self._config.reward.max_concurrency:
+                    self._take_verdict()
+                if self.refill.is_full:
+                    break
         self.rewards.generate_s = time.monotonic() - begun - self.rewards.wait_s
 
     def rounds(self) -> None:
@@ -160,19 +174,19 @@ class _Collection:
 
     def _next_requests(self) -> Iterator[RolloutRequest | None]:
         """What the engine asks for when it has room; with nothing left to generate, verdicts say what comes next."""
-        while not (self.refill.is_full and self._config.filter.max_carry_steps == 0):
+        while not self.refill.is_full:
             if self._requests:
                 self._num_generating += 1
                 yield self._requests.popleft()
             elif self._num_generating:
                 yield None
-            elif self.sent and not self.refill.is_full:
+            elif self.sent:
                 self._take_verdict()
             else:
                 return
 
     def _count_tokens(self, group: RolloutGroup) -> None:
-        if group.index >= self._first_index:
+        if self.unfinished.pop(group.index, None) is not None:
             self.num_tokens += sum(len(rollout.token_ids) for rollout in group.rollouts)
 
     def _send(self, group: RolloutGroup) -> None:
@@ -198,9 +212,14 @@ class _Collection:
             return  # the step will not be trained on: nothing more for a service that is away
         count = num_to_ask(self.refill, config.filter)
         for prompt in prompts.next_batch(count, config.data.shares, config.data.retire_after):
-            first = self._visits[prompt.id] * config.group_size
-            self._visits[prompt.id] += 1
-            seeds = tuple(sampling_seed(self._seed, self._step, prompt.id, first + k) for k in range(config.group_size))
-            self._requests.append(RolloutRequest(self.num_prompts, prompt, seeds))
+            self._request(self.num_prompts, prompt)
             self.num_prompts += 1
         self.refill = asked(self.refill, count)
+
+    def _request(self, index: int, prompt: Prompt) -> None:
+        size = self._config.group_size
+        first = self._visits[prompt.id] * size
+        self._visits[prompt.id] += 1
+        seeds = tuple(sampling_seed(self._seed, self._step, prompt.id, first + k) for k in range(size))
+        self.unfinished[index] = request = RolloutRequest(index, prompt, seeds)
+        self._requests.append(request)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.trainer.builders import group
 from trainer.config import FilterConfig
-from trainer.filter import Refill, add, asked, is_kept, num_to_ask, start_refill
+from trainer.filter import Refill, add, asked, given_up, is_kept, num_to_ask, start_refill
 from trainer.types import RolloutGroup
 
 GOOD, FLAT, BROKEN = [0.0, 1.0], [1.0, 1.0], [None, 1.0]
@@ -72,14 +72,15 @@ def test_refill_by_hand() -> None:
 
 def test_carried_groups_come_first_and_grow_stale() -> None:
     config = FilterConfig(max_carry_steps=1)
-    carry = [group(8, GOOD, policy_version=4), group(7, GOOD, policy_version=4), group(5, GOOD, policy_version=3)]
-    refill, fresh = start_refill(3, carry, policy_version=5, num_drawn=9, config=config)
-    assert (indices(fresh), refill.next_index, refill.num_carried) == ((7, 8), 7, 2)
+    carry = [group(8, GOOD, policy_version=4), group(7, GOOD, policy_version=4), group(6, GOOD, policy_version=3)]
+    refill, (stale, *fresh) = start_refill(4, carry, policy_version=5, num_drawn=9, config=config)
+    assert (indices(fresh), refill.next_index, refill.num_carried) == ((7, 8), 6, 3)
+    assert stale == given_up(6, carry[2].prompt), "it is asked again, and then decided in its place"
     refill, count = ask(refill, config)
     assert count == 1
-    for new in (group(9, GOOD, policy_version=5), *fresh):
+    for new in (group(9, GOOD, policy_version=5), *fresh, group(6, GOOD, policy_version=5)):
         refill = add(refill, new, config)
-    assert indices(refill.accepted) == indices(refill.decided) == (7, 8, 9)
+    assert indices(refill.accepted) == indices(refill.decided) == (6, 7, 8, 9)
 
 
 def test_carry_alone_may_fill_the_step() -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -167,6 +168,29 @@ def test_a_group_with_unknown_rewards_neither_solves_its_prompt_nor_undoes_it() 
     assert solved_after(1.0, 1.0) == 4
     assert solved_after(1.0, None) == solved_after(None, None) == 3
     assert solved_after(None, 0.0) == solved_after(1.0, 0.0) == 0
+
+
+def test_surplus_that_is_not_finished_is_not_waited_for_but_asked_again_in_its_place() -> None:
+    """One of the surplus never ends in the step that first asks for it."""
+
+    class Straggling(FakeEngine):
+        def rollout(self, requests: Iterable[RolloutRequest | None], sampling: Sampling) -> Iterator[RolloutGroup]:
+            for request in takewhile(bool, requests):
+                assert request.index != 5 or self.policy_version > 0, "waited for"
+                text = replace(rollout(None, text="x", policy_version=self.policy_version), verdict=None)
+                yield RolloutGroup(request.index, request.prompt, (text,) * 4)
+
+    engine = Straggling()
+    small = config(prompts_per_step=4, filter__oversample=2.0, reward__max_concurrency=1)
+    rewards = iter(range(10**6))
+    running = collector(FakeService(lambda *_: float(next(rewards) % 2)), small, engine)
+    first = running.collect(1, RunState(), small)
+    assert [(g.index, len(g.rollouts)) for g in first.carry] == [(4, 4), (5, 0), (6, 0), (7, 0)]
+    engine.policy_version = 1
+    second = running.collect(2, RunState(step=1, num_prompts=first.num_prompts, carry=first.carry), small)
+    assert [g.index for g in second.refill.accepted] == [4, 5, 6, 7]
+    assert [g.rollouts[0].policy_version for g in second.refill.accepted] == [0, 1, 1, 1]
+    assert [g.prompt for g in first.carry] == [g.prompt for g in second.refill.accepted]
 
 
 def test_without_carry_the_surplus_is_dropped() -> None:

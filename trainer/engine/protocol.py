@@ -1,7 +1,7 @@
 """What the trainer asks of an engine, whether it runs here, on another GPU or behind HTTP."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,12 +33,14 @@ class RolloutRequest:
 
 
 class Engine(Protocol):
-    def rollout(self, requests: Iterable[RolloutRequest | None], sampling: Sampling) -> Iterator[RolloutGroup]:
+    def rollout(
+        self, requests: Iterable[RolloutRequest | None], sampling: Sampling
+    ) -> Generator[RolloutGroup, None, None]:
         """Each group as soon as its last completion is done, in any order, while others are still generated.
 
         Requests are taken from the iterable when there is room for them, and not all at once: which prompts a step
         needs shows while it generates. None says that there is no request now and may be one after the next group;
-        it comes only while groups are in the making. The iterable's end is the end.
+        it comes only while groups are in the making. The iterable's end is the end; closed before, all is given up.
         What a request gives depends on weights, prompt and seeds, not on what it shares a batch with.
         """
         ...

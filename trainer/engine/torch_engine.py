@@ -1,6 +1,6 @@
 """The engine of the CPU: batched sampling over any Hugging Face causal model; prompts join when there is room."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,7 +37,9 @@ class TorchEngine(Engine):
         self._reader = Reader(tokenizer, stop_token_ids(model, tokenizer))
         self._policy_version = 0
 
-    def rollout(self, requests: Iterable[RolloutRequest | None], sampling: Sampling) -> Iterator[RolloutGroup]:
+    def rollout(
+        self, requests: Iterable[RolloutRequest | None], sampling: Sampling
+    ) -> Generator[RolloutGroup, None, None]:
         flight, slots = Flight(requests, self._max_rows), Slots(self._model)
         rows: list[_Completion] = []
         while True:

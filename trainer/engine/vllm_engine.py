@@ -1,7 +1,7 @@
 """vLLM in the trainer's process: one engine a rank, awake while the policy does not train."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -60,7 +60,9 @@ class VllmEngine(Engine):
         """By name, requests whose answers nobody took yet."""
         self._can_sleep, self._asleep = on_gpu, False
 
-    def rollout(self, requests: Iterable[RolloutRequest | None], sampling: Sampling) -> Iterator[RolloutGroup]:
+    def rollout(
+        self, requests: Iterable[RolloutRequest | None], sampling: Sampling
+    ) -> Generator[RolloutGroup, None, None]:
         flight = Flight(requests, self._max_rows)
         running: dict[str, Ticket] = {}
         try:

@@ -4,7 +4,7 @@ import asyncio
 import math
 import resource
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -68,7 +68,9 @@ class VllmHttpEngine(Engine):
             raise EngineError("no vLLM server is left, and with several ranks weights are pushed only between steps")
         self.push(self._weights(), self._policy_version)
 
-    def rollout(self, requests: Iterable[RolloutRequest | None], sampling: Sampling) -> Iterator[RolloutGroup]:
+    def rollout(
+        self, requests: Iterable[RolloutRequest | None], sampling: Sampling
+    ) -> Generator[RolloutGroup, None, None]:
         flight = Flight(requests, self._max_rows * max(1, len(self._servers.serving())))
         with _Asking(self._servers, self._read, self._push_again) as asking:
             while True:
