@@ -8,6 +8,7 @@ import argparse
 import importlib.util
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -138,15 +139,17 @@ def check_numbers(device: torch.device) -> list[Result]:
 
 
 class Watching(Progress):
-    """Notes the device's memory after every step; for the CPU that of this process."""
+    """Notes reward and the device's memory after every step; for the CPU that of this process."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(Console(file=StringIO()))
         self.bytes: list[int] = []
+        self.rewards: list[float] = []
         self._device = device
 
     def show(self, metrics: Any) -> None:
         super().show(metrics)
+        self.rewards.append(metrics["reward_mean"])
         if self._device.type == "cuda":
             self.bytes.append(torch.cuda.memory_allocated(self._device))
         else:
@@ -177,14 +180,20 @@ def check_run(device: torch.device, num_steps: int = 6, **settings: Any) -> list
     return [Result("run with reset and resume, each proven", ", ".join(events), "a resume and its resets", passed)]
 
 
-def check_memory(device: torch.device, num_steps: int, **settings: Any) -> list[Result]:
-    """Memory after steps of the last quarter against those of the second: the first holds what is made once."""
+def check_long_run(device: torch.device, num_steps: int, **settings: Any) -> list[Result]:
+    """Memory after steps of the last quarter against those of the second: the first holds what is made once. And the
+    reward of the last quarter against that of the first: a policy that collapses loses it."""
     reset = settings | {"reset": {"every_steps": max(2, num_steps // 20)}}
     with tempfile.TemporaryDirectory() as temporary:
-        used = demo_run(Path(temporary) / "run", device, num_steps, **reset).bytes
-    quarter = num_steps // 4
+        watched = demo_run(Path(temporary) / "run", device, num_steps, **reset)
+    quarter, used = num_steps // 4, watched.bytes
     growth = max(used[-quarter:]) / max(max(used[quarter : 2 * quarter]), 1) - 1
-    return [Result(f"memory over {num_steps:,} steps with resets", f"{growth:+.1%}", "< 2%", growth < 0.02)]
+    first, last = (statistics.fmean(part) for part in (watched.rewards[:quarter], watched.rewards[-quarter:]))
+    steps = f"over {num_steps:,} steps with resets"
+    return [
+        Result(f"memory {steps}", f"{growth:+.1%}", "< 2%", growth < 0.02),
+        Result(f"reward {steps}, first and last quarter", f"{first:.3f}, {last:.3f}", "no lower", last >= first),
+    ]
 
 
 def measure_mfu(
@@ -302,7 +311,7 @@ def main() -> int:
             results += attempt(partial(measure_mfu, ranks, QWEN2_1_5B, LENGTHS, 8, compiled), name)
     results += attempt(check_kernels, "tests marked gpu")
     results += attempt(lambda: check_run(device), "a run with reset and resume")
-    results += attempt(lambda: check_memory(device, 200 if arguments.quick else 2000), "memory")
+    results += attempt(lambda: check_long_run(device, 200 if arguments.quick else 2000), "a long run")
     results += attempt(lambda: check_vllm(device), "vLLM")
     text = table(results, f"gpu-check: {torch.cuda.get_device_name(device)}, torch {torch.__version__}")
     arguments.out.with_suffix(".md").write_text(text)

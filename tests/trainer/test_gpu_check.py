@@ -86,16 +86,21 @@ def test_a_run_with_reset_and_resume_passes() -> None:
     assert result.passed, result
 
 
-def test_growing_memory_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_check, "demo_run", lambda *_, **__: SimpleNamespace(bytes=[9, 100, 100, 103]))
-    assert gpu_check.check_memory(CPU, 4)[0] == Result("memory over 4 steps with resets", "+3.0%", "< 2%", False)
+def test_growing_memory_and_a_lost_reward_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = SimpleNamespace(bytes=[9, 100, 100, 103], rewards=[0.5, 0.9, 0.9, 0.25])
+    monkeypatch.setattr(gpu_check, "demo_run", lambda *_, **__: seen)
+    assert gpu_check.check_long_run(CPU, 4) == [
+        Result("memory over 4 steps with resets", "+3.0%", "< 2%", False),
+        Result("reward over 4 steps with resets, first and last quarter", "0.500, 0.250", "no lower", False),
+    ]
 
 
 @pytest.mark.soak
-def test_memory_stays_flat_over_two_thousand_steps() -> None:
-    """With a reset every hundred steps, on the CPU: what grows is this process."""
-    [result] = gpu_check.check_memory(CPU, 2000, **TINY)
-    assert result.passed, result
+def test_two_thousand_steps() -> None:
+    """With a reset every hundred, on the CPU: neither does this process grow nor the policy collapse."""
+    model = {"num_threads": 1, "demo": {"warm_up_steps": 120, "num_layers": 2}}
+    results = gpu_check.check_long_run(CPU, 2000, **(TINY | {"model": model, "group_size": 8}))
+    assert all(result.passed for result in results), results
 
 
 def test_a_check_that_breaks_is_a_failure_and_no_end() -> None:
