@@ -59,7 +59,7 @@ def step_metrics(
         "completion_tokens_max": max(lengths, default=0),
         "fill_frac": refill.fill_frac,
         "num_carried": refill.num_carried,
-        "reward_error_frac": rewards.unknown_frac,
+        "reward_error_frac": rewards.unknown_frac,  # of all that the step asked for, its turn come or not
         "sync_difference": sync_difference,
         "tokens_per_s": collected.num_tokens / clock.total_s,
         "time_step_s": clock.total_s,

@@ -1,6 +1,6 @@
 """A policy split over ranks gives what a policy in one piece gives."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.trainer.ranks import on_ranks
 from tests.trainer.test_update import samples
 from tests.trainer.tiny import tiny_model
+from trainer import head
 from trainer.batch import build_batches, pack
 from trainer.checkpoint import Checkpoints
 from trainer.config import LossConfig
@@ -100,6 +101,21 @@ def test_three_ranks_update_as_one(alone: dict[str, Any], on_three: list[dict[st
         torch.testing.assert_close(on_three[rank][name], alone[name], rtol=1e-6, atol=1e-7)
 
 
+@pytest.fixture
+def nothing_compiled() -> Iterator[None]:
+    """What one test has compiled, and with what, is none of the other's business."""
+
+    def forget() -> None:
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        head._compiled.cache_clear()
+
+    forget()
+    yield
+    forget()
+
+
+@pytest.mark.usefixtures("nothing_compiled")
 @pytest.mark.filterwarnings("ignore")  # torch warns of its own compiler
 def test_compiled_layers_update_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced only, which is quick; four graphs serve all layers, two the head."""
@@ -111,6 +127,7 @@ def test_compiled_layers_update_alike(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.usefixtures("nothing_compiled")
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_layers_update_alike_on_ranks(tmp_path: Path) -> None:
     """With the C++ compiler, which takes its time."""
