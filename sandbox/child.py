@@ -39,6 +39,8 @@ class Jail:
     parent_pid: int
     own_metadata: bool
     """All files in sight are the program's own or on mounts that let nobody change modes and times."""
+    signals_stay: bool
+    """What may fork cannot signal anybody outside, whatever the filter lets through."""
     foreign_tasks: int
     """Tasks of other programs that count against this uid's RLIMIT_NPROC too, where the uid is not the slot's own: room
     is left for them, so that what they do is no limit here."""
@@ -105,7 +107,7 @@ def isolate(job: Job, jail: Jail, received: list[int]) -> None:
         landlock.enforce(jail.ruleset)
     os.closerange(len(received), _ALL_DESCRIPTORS)
     rights = {"allow_exec": job.may_exec, "allow_fork": job.may_fork, "allow_metadata": jail.own_metadata}
-    kernel.install_filter(seccomp.build(os.getpid(), **rights))
+    kernel.install_filter(seccomp.build(os.getpid(), signals_stay=jail.signals_stay, **rights))
 
 
 def _die_first() -> None:

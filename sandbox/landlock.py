@@ -18,6 +18,7 @@ _FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 _ABI_1 = (1 << 13) - 1
 _REFER = 1 << 13
 _NET_TCP = 0b11
+ABI_OF_SIGNALS = 6
 _SCOPE_ABSTRACT_UNIX_AND_SIGNAL = 0b11
 
 
@@ -51,8 +52,9 @@ def create_ruleset(readable: Iterable[str], writable: Iterable[str], executable:
     `executable`. Paths that do not exist are left out. Raises OSError where there is no Landlock."""
     version = abi()
     handled = _filesystem_rights(version)
-    rules = _Ruleset(handled, _NET_TCP if version >= 4 else 0, _SCOPE_ABSTRACT_UNIX_AND_SIGNAL if version >= 6 else 0)
-    size = 24 if version >= 6 else 16 if version >= 4 else 8
+    scoped = _SCOPE_ABSTRACT_UNIX_AND_SIGNAL if version >= ABI_OF_SIGNALS else 0
+    rules = _Ruleset(handled, _NET_TCP if version >= 4 else 0, scoped)
+    size = 24 if scoped else 16 if version >= 4 else 8
     ruleset = kernel.syscall("landlock_create_ruleset", _CREATE_RULESET, ctypes.addressof(rules), size, 0)
     grants = ((readable, _READ_FILE | _READ_DIR), (executable, _READ_FILE | _READ_DIR | _EXECUTE))
     for paths, rights in (*grants, (writable, handled & ~_EXECUTE)):

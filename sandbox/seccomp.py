@@ -103,10 +103,12 @@ def _where_null(index: int) -> list[bytes]:
     ]
 
 
-def _answers(allow_exec: bool, allow_fork: bool, allow_metadata: bool) -> Iterator[tuple[str, list[bytes]]]:
+def _answers(
+    allow_exec: bool, allow_fork: bool, allow_metadata: bool, signals_stay: bool
+) -> Iterator[tuple[str, list[bytes]]]:
     """Calls, and what to do with them; what comes later replaces what came before."""
     refuse = [_return(_EPERM)]
-    if not allow_fork:
+    if not (allow_fork and signals_stay):
         yield _SIGNALS, _where(0, _JUMP_EQ, (_ANY_PID,), _ALLOW, _EPERM)
     elif not allow_metadata:  # gVisor lets the first process of a namespace be killed from inside, Linux does not
         yield _SIGNALS, _where(0, _JUMP_EQ, (1,), _EPERM, _ALLOW)
@@ -129,10 +131,10 @@ def _answers(allow_exec: bool, allow_fork: bool, allow_metadata: bool) -> Iterat
 
 
 @functools.cache
-def _for_any_pid(allow_exec: bool, allow_fork: bool, allow_metadata: bool) -> bytes:
+def _for_any_pid(allow_exec: bool, allow_fork: bool, allow_metadata: bool, signals_stay: bool) -> bytes:
     """The whole filter, with `_ANY_PID` where the process's own goes."""
     answers: dict[int, list[bytes]] = {}
-    for table, block in _answers(allow_exec, allow_fork, allow_metadata):
+    for table, block in _answers(allow_exec, allow_fork, allow_metadata, signals_stay):
         answers |= dict.fromkeys(_numbers(table), block)
     program = [
         _instruction(_LOAD, 4),
@@ -152,14 +154,21 @@ def supported() -> bool:
     return MACHINE in _ARCHITECTURE
 
 
-def prepare(*, allow_metadata: bool) -> None:
+def prepare(*, allow_metadata: bool, signals_stay: bool) -> None:
     """In the warm process, once: what is slow about building, for every kind of job."""
     for allow_exec, allow_fork in ((False, False), (True, False), (True, True)):
-        _for_any_pid(allow_exec, allow_fork, allow_metadata)
+        _for_any_pid(allow_exec, allow_fork, allow_metadata, signals_stay)
 
 
-def build(pid: int, *, allow_exec: bool = False, allow_fork: bool = False, allow_metadata: bool = True) -> bytes:
-    """The filter for process `pid`, which may signal itself only (anything it likes where it may fork: its pids are not
-    known beforehand, and a namespace, an own uid or Landlock's signal scope holds them)."""
-    program = _for_any_pid(allow_exec, allow_fork, allow_metadata)
+def build(
+    pid: int,
+    *,
+    allow_exec: bool = False,
+    allow_fork: bool = False,
+    allow_metadata: bool = True,
+    signals_stay: bool = True,
+) -> bytes:
+    """The filter for process `pid`, which may signal itself only. `signals_stay`: a namespace, an own uid or Landlock's
+    scope keeps signals inside; so where it may fork, its pids not being known beforehand, it may signal all it sees."""
+    program = _for_any_pid(allow_exec, allow_fork, allow_metadata, signals_stay)
     return program.replace(struct.pack("<I", _ANY_PID), struct.pack("<I", pid))

@@ -16,7 +16,6 @@ from sandbox.namespaces import WORK_DIR, WRITABLE
 _CLOCK_TICK_S = 0.02
 """Time stamps of files are at least as fine as this."""
 _MAX_FILES = 4096
-_MAX_ROUNDS = 1_000_000
 
 
 class MountedWorkDir:
@@ -84,39 +83,37 @@ class SlotDir:
             raise OSError(f"{self.path} cannot be emptied")
 
     def _empty(self) -> None:
-        """As the uid that filled it."""
+        """As the uid that filled it: where slots have uids of their own, that of an earlier process, which is gone."""
         pid = os.fork()
         if pid == 0:
             with contextlib.suppress(BaseException):  # the forked child must end here; the parent looks at what is left
                 if self._uid is not None:
-                    os.setresuid(self._uid, self._uid, self._uid)
-                _remove_all(self._descriptor)
+                    owner = os.stat(os.listdir(self._descriptor)[0], dir_fd=self._descriptor, follow_symlinks=False)
+                    os.setresuid(owner.st_uid, owner.st_uid, owner.st_uid)
+                os.fchdir(self._descriptor)
+                _remove_all()
             os._exit(0)
         os.waitpid(pid, 0)
 
 
-def _remove_all(folder: int) -> None:
-    """Whatever the depth: what a folder holds is moved up beside it, until all folders are empty."""
-    for number in range(_MAX_ROUNDS):
-        names = os.listdir(folder)
-        if not names:
-            return
-        for name in names:
-            try:
-                os.unlink(name, dir_fd=folder)
-            except IsADirectoryError:
-                _flatten(folder, name, number)
-
-
-def _flatten(folder: int, name: str, number: int) -> None:
-    os.chmod(name, 0o700, dir_fd=folder)
-    inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
-    try:
-        for index, entry in enumerate(os.listdir(inner)):
-            os.rename(entry, f".{number}.{index}.{name[:100]}", src_dir_fd=inner, dst_dir_fd=folder)
-    finally:
-        os.close(inner)
-    os.rmdir(name, dir_fd=folder)
+def _remove_all() -> None:
+    """All that the current directory holds, whatever the depth, the names and the modes."""
+    levels = [os.listdir()]
+    while levels:
+        if not levels[-1]:
+            levels.pop()
+            if levels:
+                os.chdir("..")
+                os.rmdir(levels[-1].pop())
+            continue
+        name = levels[-1][-1]
+        try:
+            os.unlink(name)
+            levels[-1].pop()
+        except IsADirectoryError:
+            os.chmod(name, 0o700)
+            os.chdir(name)
+            levels.append(os.listdir())
 
 
 WorkDir = MountedWorkDir | SlotDir

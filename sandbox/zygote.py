@@ -121,7 +121,8 @@ class Zygote:
         if not seccomp.supported():
             raise OSError(f"no system-call filter for {kernel.MACHINE}")
         own_metadata = not (alone or in_gvisor)  # there a read-only mount does not keep its modes and times
-        seccomp.prepare(allow_metadata=own_metadata)
+        signals_stay = not alone or uid is not None or version >= landlock.ABI_OF_SIGNALS
+        seccomp.prepare(allow_metadata=own_metadata, signals_stay=signals_stay)
         _import(setup)
         ruleset = None
         if version:
@@ -134,7 +135,7 @@ class Zygote:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it; a flood is to end at its limit
         self._has_pidfds = not in_gvisor
         foreign_tasks = _FOREIGN_TASKS if (alone or in_gvisor) and uid is None else 0
-        self._jail = Jail(uid, ruleset, _pages(statm), os.getpid(), own_metadata, foreign_tasks)
+        self._jail = Jail(uid, ruleset, _pages(statm), os.getpid(), own_metadata, signals_stay, foreign_tasks)
         work_dir = None if self._work is None else self._work.path
         _say(self._control, {"level": setup.level, "landlock_abi": version, "slot_uid": uid, "work_dir": work_dir})
 

@@ -107,6 +107,15 @@ def test_leave_to_execute_and_fork_is_no_leave_for_namespaces(machine: str) -> N
     assert run(program, clone, AUDIT[machine], (CLONE_NEWUSER | 17,)) == EPERM
 
 
+def test_who_may_fork_signals_nobody_where_nothing_else_keeps_signals_inside(machine: str) -> None:
+    program = seccomp.build(PID, allow_exec=True, allow_fork=True, signals_stay=False)
+    kill, tgkill = {"x86_64": (62, 234), "aarch64": (129, 131)}[machine]
+    assert run(program, kill, AUDIT[machine], (PID, 9)) == ALLOW
+    for number in (kill, tgkill):
+        assert run(program, number, AUDIT[machine], (PID + 1, 9)) == EPERM
+        assert run(program, number, AUDIT[machine], (-1, 9)) == EPERM
+
+
 def test_metadata_is_held_where_the_hosts_files_are_in_sight(machine: str) -> None:
     fchmodat = {"x86_64": 268, "aarch64": 53}[machine]
     assert run(seccomp.build(PID), fchmodat, AUDIT[machine]) == ALLOW

@@ -73,6 +73,27 @@ def test_is_empty_for_the_next(slots: Slots, mounted: Path) -> None:
     assert run(slots, f"open('a', 'wb').write(b'x' * {MIB})").stderr == b""
 
 
+@pytest.mark.parametrize(
+    "leave",
+    [
+        "os.makedirs('\U0001f600' * 63 + '/below')",
+        "os.makedirs('x' * 255 + '/' + 'y' * 255)",
+        "os.makedirs('a/b'); os.mkdir('a/closed', 0); os.mkdir('closed', 0)",
+        "os.makedirs('d/x'); os.makedirs('.0.0.d/y')",
+    ],
+    ids=["long_name", "longest_names", "closed_folders", "names_of_ours"],
+)
+def test_no_left_over_keeps_the_next_program_from_starting(slots: Slots, mounted: Path, leave: str) -> None:
+    assert run(slots, f"import os; {leave}").stderr == b""
+    assert run(slots, "import os; print(os.listdir())").stdout == b"[]\n"
+
+
+def test_left_overs_of_an_earlier_warm_process_are_no_hindrance(slots: Slots, mounted: Path) -> None:
+    assert run(slots, "import os; os.makedirs('a/b'); open('a/c', 'w').close()").stderr == b""
+    slots.close()  # the next one may draw another uid
+    assert run(slots, "import os; print(os.listdir())").stdout == b"[]\n"
+
+
 def test_a_disk_that_a_neighbour_filled_is_tried_again_alone(slots: Slots, mounted: Path) -> None:
     launch = Launch(inputs=(b"open('a', 'wb').write(b'x' * 2**20); print('done')",))
     attempts: list[int] = []
