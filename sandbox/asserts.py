@@ -5,26 +5,23 @@ values in its own process, so nothing that the program patches, prints or exits 
 """
 
 import ast
-import builtins
 import io
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from itertools import islice
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from sandbox import calls, child
+from sandbox.assert_names import names_used, own_names
 from sandbox.peers import Peer
 from sandbox.proxies import Proxy, ProxyClass, is_proxy
 
 PROGRAM_CHANNEL = 4
 TEST_PAYLOAD, TEST_RESULT, TEST_CHANNEL = 4, 5, 6
-
-# Without `exit`, `quit` and the like, which are for the interactive prompt.
-BUILT_INS = frozenset(name for name, value in vars(builtins).items() if type(value).__module__ != "_sitebuiltins")
 
 # Methods of plain types that only say yes or no. On an object that merely behaves like one they prove nothing.
 _PREDICATES = frozenset(
@@ -35,20 +32,16 @@ _PREDICATES = frozenset(
 )
 # And those that tell how a value which the test knows is to be found there.
 _SEARCHES = frozenset(("count", "index", "find", "rindex", "rfind"))
-_SEARCHES |= {"union", "intersection", "difference", "symmetric_difference"}
+_SEARCHES |= {"union", "intersection", "difference", "symmetric_difference", "equals"}
 
 _IDENTITY, _KIND = "is", "class"
 """Names that no test can use."""
 
-# Written as generators, where a StopIteration that the program raises is a RuntimeError (PEP 479); through the built-in
-# ones it would end the test's loop before the first comparison.
-_LAZY: dict[str, Any] = {
-    "map": lambda function, *iterables: (function(*items) for items in zip(*iterables)),  # noqa: B905 - as `map` does
-    "filter": lambda function, items: (item for item in items if (function or bool)(item)),
-}
 _SCALING = frozenset(
     prefix + name for prefix in ("", "r", "i") for name in ("add", "mul", "truediv", "floordiv", "pow", "matmul")
 )
+# What a test does to change something. Until then an answer holds what it was found to hold.
+_ACTS = frozenset(("call", "set", "delete", "setitem", "delitem", "enter", "exit", "await"))
 IMPORTABLE = sys.stdlib_module_names | {"numpy"}
 
 
@@ -109,10 +102,13 @@ def _offer(value: Any) -> tuple[str, Any]:
 class TestSide(Peer):
     """In the test's process: lets the program do nothing to the test's objects but what a parameter is for."""
 
-    def __init__(self, channel: int) -> None:
+    def __init__(self, channel: int, *, expects_stop: bool) -> None:
+        """`expects_stop`: the test knows `StopIteration` by name."""
         super().__init__(channel)
         self._named: set[int] = set()
         self._built: dict[int, Proxy] = {}
+        self._held: dict[int, tuple[int | None, list[Any] | None]] = {}
+        self._expects_stop = expects_stop
         self.exits: list[BaseException] = []
         self.verbs["read_line"] = _read_line
 
@@ -138,6 +134,45 @@ class TestSide(Peer):
         if type(value) is ProxyClass and type(proxy) is ProxyClass and proxy._handle in self._named:
             self._named.add(value._handle)
         return value
+
+    def ask(self, verb: str, target: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if verb in _ACTS:
+            self._held.clear()
+        if verb in ("len", "iter") and not self.built(target):
+            return self._find_out(verb, target)
+        try:
+            return super().ask(verb, target, *args, **kwargs)
+        except StopIteration as stop:
+            if verb == "next" or self._expects_stop:
+                raise
+            # It would end whatever loop of the test it comes up in, before the first comparison (as PEP 479).
+            raise RuntimeError("the program raised StopIteration") from stop
+
+    def _find_out(self, verb: str, proxy: Proxy) -> Any:
+        """The length of an answer, or what it holds, both from one look: else it could have the length that is asked
+        for and be empty when its items are compared."""
+        if proxy._handle not in self._held:
+            self._held[proxy._handle] = self._look(proxy)
+        size, items = self._held[proxy._handle]
+        if verb == "len" and size is not None:
+            return size
+        if verb == "iter" and items is not None:
+            return iter(items)
+        if verb == "iter" and size is None:
+            return super().ask(verb, proxy)
+        raise TypeError(f"has no {verb}")
+
+    def _look(self, proxy: Proxy) -> tuple[int | None, list[Any] | None]:
+        """(length, items); without length where it has none or a wrong one, without items where it has none."""
+        try:
+            size = super().ask("len", proxy)
+        except TypeError:
+            return None, None
+        try:
+            items = list(islice(super().ask("iter", proxy), size + 1))
+        except TypeError:
+            return size, None
+        return (size, items) if len(items) == size else (None, None)
 
     def knows(self, proxy: Proxy) -> bool:
         return proxy._kind in self._named
@@ -222,8 +257,8 @@ def run_test() -> None:
     `{"passed": true}` or `{"raised": name, "loading": whether the program did not even load}`.
     """
     source, payload = child.read_all(3).decode(), json.loads(child.read_all(TEST_PAYLOAD))
-    peer = TestSide(TEST_CHANNEL)
     tree = ast.parse(source)
+    peer = TestSide(TEST_CHANNEL, expects_stop="StopIteration" in source)
     entry_point = (payload["entry_point"] or "").partition(".")[0].removesuffix("()")
     try:
         names = {**peer.names(names_used(tree, entry_point)), **own_names(tree, entry_point)}
@@ -238,7 +273,7 @@ def run_test() -> None:
 def _run(tree: ast.Module, names: dict[str, Any], peer: TestSide) -> dict[str, Any]:
     main = ModuleType("__main__")
     sys.modules["__main__"] = main
-    main.__dict__.update({**_LAZY, **names, _IDENTITY: peer.identity, _KIND: peer.class_of})
+    main.__dict__.update({**names, _IDENTITY: peer.identity, _KIND: peer.class_of})
     _look_behind_stand_ins(tree)
     try:
         exec(compile(tree, "<test>", "exec", dont_inherit=True), main.__dict__)  # noqa: S102 - that is the purpose
@@ -262,34 +297,3 @@ def _look_behind_stand_ins(tree: ast.Module) -> None:
             node.func.id = _KIND if len(node.args) == 1 and not node.keywords else node.func.id
         if isinstance(node, ast.Compare) and all(isinstance(operator, (ast.Is, ast.IsNot)) for operator in node.ops):
             node.left, node.comparators = one(node.left), [one(operand) for operand in node.comparators]
-
-
-def names_used(tree: ast.Module, entry_point: str) -> list[str]:
-    """The names that may have to come from the program. Never a built-in, unless it is the entry point's name."""
-    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    return sorted(name for name in used if name == entry_point or name not in BUILT_INS)
-
-
-def own_names(tree: ast.Module, entry_point: str) -> dict[str, Any]:
-    """Names that many tests use without importing them, and that the program must not choose: they would judge it.
-
-    Modules of which the test uses what they really have; `isclose`; and, where the task says by its entry point what is
-    tested, the standard library's classes and constants (`Counter`, `List`, `inf`).
-    """
-    attributes: dict[str, set[str]] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            attributes.setdefault(node.value.id, set()).add(node.attr)
-    own: dict[str, Any] = {}
-    for name in names_used(tree, entry_point):
-        if name == entry_point:
-            continue
-        module = import_module(name) if name in attributes and name in sys.stdlib_module_names else None
-        known = calls.ambient().get(name)
-        if module and all(hasattr(module, attribute) for attribute in attributes[name]):
-            own[name] = module
-        elif name == "isclose":
-            own[name] = math.isclose
-        elif entry_point and known is not None and not isinstance(known, (FunctionType, BuiltinFunctionType)):
-            own[name] = known
-    return own

@@ -474,6 +474,37 @@ PAIRS = {
             {"assert": "import unittest\nunittest.TestCase().assertEqual(Point(1, 2) + Point(3, 4), Point(4, 6))"},
         ],
     ),
+    "a result that is as long as asked and holds nothing": Pair(
+        "assert",
+        "class Liar:\n    looks = 0\n    def __len__(self):\n        Liar.looks += 1\n        return 3 if Liar.looks == 1 else 0\n"
+        "    def __iter__(self): return iter(())\ndef squares(n): return Liar()\ndef bag(): return Liar()",
+        "from collections import UserList\ndef squares(n): return UserList(k * k for k in range(n))\n"
+        "class Bag:\n    def __init__(self): self.number = 0\n    def put(self, x): self.number += 1\n"
+        "    def __len__(self): return self.number\ndef bag(): return Bag()",
+        [
+            {"assert": "r = squares(3)\nassert len(r) == 3\nassert all(a == b for a, b in zip(r, [0, 1, 4]))"},
+            {"assert": "r = squares(3)\nfor a, b in zip(r, [0, 1, 4]):\n    assert a == b\nassert len(r) == 3"},
+            {"assert": "r = squares(3)\nassert len(r) == 3\nfor i in range(len(r)):\n    assert r[i] == [0, 1, 4][i]"},
+            {"assert": "r = squares(3)\nr.append(9)\nassert len(r) == 4 and list(r)[3] == 9"},
+            {"assert": "b = bag()\nb.put(1)\nb.put(2)\nassert len(b) == 2\nb.put(3)\nassert len(b) == 3"},
+        ],
+    ),
+    "StopIteration for an answer": Pair(
+        "assert",
+        "def square(n): raise StopIteration\ndef times(a, b): raise StopIteration",
+        "def square(n): return n * n\ndef times(a, b): return a * b",
+        [
+            {"assert": f"from itertools import *\nfor got, want in zip({loop}):\n    assert got == want"}
+            for loop in (
+                "map(square, [3]), [9]",
+                "filter(square, [3]), [3]",
+                "starmap(times, [(2, 3)]), [6]",
+                "accumulate([2, 3], times), [2, 6]",
+                "takewhile(square, [3]), [3]",
+                "iter(lambda: square(3), 8), [9]",
+            )
+        ],
+    ),
     "more names than were asked for": Pair(
         "assert",
         "import sys\nf = sys._getframe()\nwhile f:\n    peer = f.f_locals.get('self')\n"

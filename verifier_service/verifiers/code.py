@@ -56,7 +56,7 @@ class TestRun:
 class CodeVerifier:
     kind: ClassVar[str] = "code"
     task_model: ClassVar = CodeTask
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
     description: ClassVar[str] = "Programs in fenced blocks, judged by stdin, call or assert tests in a sandbox."
     lane: ClassVar[Lane] = "code"
     reasons: ClassVar[Mapping[str, str]] = {
