@@ -86,7 +86,7 @@ class Batch:
     def fill(self, positions: Sequence[int], verdicts: Sequence[bytes]) -> None:
         """Take verdicts in; the first for a position counts."""
         for position, verdict in zip(positions, verdicts, strict=True):
-            if self.verdicts[position] is None:
+            if position in range(self.layout.total) and self.verdicts[position] is None:
                 self.verdicts[position] = verdict
                 self.missing -= 1
         self.announce()

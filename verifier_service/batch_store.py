@@ -95,8 +95,7 @@ class BatchStore:
             for lane in batch.layout.lanes:
                 pipe.hvals(lanes.results_key(lane, batch.job_id))
             for messages in await pipe.execute():
-                for message in messages:
-                    header, verdicts = decode_result(message)
+                for header, verdicts in filter(None, map(decode_result, messages)):
                     batch.fill(header.positions, verdicts)
 
     async def enqueue(self, batch: Batch, parts: Sequence[tuple[Chunk, list[int]]]) -> None:

@@ -5,15 +5,18 @@ is one header line (what the worker reads) and a body (what only the grader pars
 one verdict a line, so that the API puts an answer together without parsing a verdict.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import JsonValue, TypeAdapter
+from pydantic import JsonValue, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from verifier_service.lanes import Lane, lane_of
 from verifier_service.schemas import Item
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +92,18 @@ def encode_result(header: ResultHeader, verdicts: Sequence[bytes]) -> bytes:
     return b"\n".join((dump(header), *verdicts))
 
 
-def decode_result(message: bytes) -> tuple[ResultHeader, list[bytes]]:
+def decode_result(message: bytes) -> tuple[ResultHeader, list[bytes]] | None:
+    """None where it cannot be read, as from a worker of another version: its chunk then counts as lost."""
     head, *verdicts = message.split(b"\n")
-    return _RESULT_HEADER.validate_json(head), verdicts
+    try:
+        header = _RESULT_HEADER.validate_json(head)
+    except ValidationError as error:
+        log.error("a result that cannot be read: %s", error)
+        return None
+    if len(header.positions) != len(verdicts):
+        log.error("a result of %d verdicts on %d completions", len(verdicts), len(header.positions))
+        return None
+    return header, verdicts
 
 
 def flatten(pieces: Sequence[Piece]) -> list[Piece]:

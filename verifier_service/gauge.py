@@ -92,7 +92,7 @@ class QueueGauge:
             pipe.hgetall(lanes.stats_key(lane))
             depth, oldest, workers, stats = await pipe.execute()
             pipe.exists(*workers, NOBODY)
-            pipe.hget(lanes.keys_of((oldest or b"").decode()).record, "enqueued_at")
+            pipe.hget(lanes.keys_of((oldest or b"").decode(errors="replace")).record, "enqueued_at")
             alive, enqueued_at = await pipe.execute()
         now = time.monotonic()
         done = int(stats.get(b"chunks", 0))

@@ -7,11 +7,11 @@ from functools import partial
 
 from pydantic import ValidationError
 
-from verifier_service.chunks import Piece, dump
+from verifier_service.chunks import Piece, decode_body, dump, encode_body, flatten, regroup
 from verifier_service.errors import CannotJudge, TaskRefused
-from verifier_service.registry import parse_task
+from verifier_service.registry import parse_task, verifier_for
 from verifier_service.schemas import Verdict
-from verifier_service.verifier import Tools
+from verifier_service.verifier import Judgement, Tools
 from verifier_service.verify import find_answer, to_verdict, verdict_on
 
 
@@ -66,3 +66,16 @@ def _read_piece(piece: Piece) -> Iterator[Answer]:
 
 def _known(verdict: Verdict) -> Answer:
     return Answer("", lambda _tools: verdict)
+
+
+def part_of(body: bytes, indices: Sequence[int]) -> bytes:
+    """The body of a chunk cut to some of its completions."""
+    singles = flatten(decode_body(body))
+    return encode_body(regroup([singles[index] for index in indices]))
+
+
+def limit_line(body: bytes) -> Line:
+    """The verdict of the one completion in this body that hit the grader's limit alone."""
+    kind = str(decode_body(body)[0].task["kind"])
+    verdict = to_verdict(kind, verifier_for(kind).version, Judgement(0.0, "grader_limit"))
+    return Line(0, "", kind, verdict.outcome, verdict.reason, 0.0, False, verdict.model_dump_json().encode())

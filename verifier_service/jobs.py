@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
-from pydantic import ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -235,11 +234,10 @@ class Jobs:
                 await asyncio.sleep(0.2)
 
     def _hear(self, message: bytes) -> None:
-        try:
-            header, verdicts = decode_result(message)
-        except ValidationError:
-            log.exception("a reply that cannot be read")
+        result = decode_result(message)
+        if result is None:
             return
+        header, verdicts = result
         batch = self._batches.get(header.job_id)
         for kind, (count, seconds) in header.judged.items():
             self._costs.learn(kind, count, seconds)

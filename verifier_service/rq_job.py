@@ -13,7 +13,7 @@ from rq import Queue
 from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
-from rq.utils import as_text, now
+from rq.utils import now
 
 from verifier_service.lanes import FUNCTION, keys_of, lane_of
 
@@ -50,7 +50,7 @@ class GradingQueue(Queue):
 
     job_class = GradingJob
 
-    def __init__(self, lane: str, connection: Redis, take: Callable[[str], GradingJob | None]) -> None:
+    def __init__(self, lane: str, connection: Redis, take: Callable[[bytes], GradingJob | None]) -> None:
         super().__init__(lane, connection=connection, serializer=JSONSerializer)
         self._take = take
 
@@ -62,7 +62,7 @@ class GradingQueue(Queue):
         (queue,) = queues
         assert isinstance(queue, GradingQueue)
         while (moved := cls.lmove(connection, queue.key, timeout)) is not None:
-            job = queue._take(as_text(moved[1]))
+            job = queue._take(moved[1])
             if job is not None:
                 return job, queue
         return None

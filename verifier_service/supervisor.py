@@ -10,10 +10,10 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import cast
 
 from pydantic import JsonValue
 from redis.exceptions import RedisError
-from rq.utils import as_text
 
 from verifier_service import lanes
 from verifier_service.errors import TaskRefused
@@ -145,7 +145,8 @@ class Supervisor:
                 self._recover(lanes.keys_of(chunk_id), [chunk_id, ""])
 
     def _held(self, lane: str) -> list[str]:
-        return [as_text(chunk_id) for chunk_id in self._redis.lrange(lanes.held_key(lane), 0, -1)]
+        held = cast(list[bytes], self._redis.lrange(lanes.held_key(lane), 0, -1))
+        return [chunk_id.decode(errors="replace") for chunk_id in held]
 
     def _try(self, step: Callable[[], None]) -> None:
         try:

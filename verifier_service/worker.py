@@ -31,22 +31,15 @@ from verifier_service.cache import JudgementCache
 from verifier_service.chunks import (
     Header,
     ResultHeader,
-    decode_body,
-    encode_body,
     encode_result,
-    flatten,
     join_chunk,
-    regroup,
     split_chunk,
 )
 from verifier_service.grader import Grader, GraderKilled, GraderLimits
-from verifier_service.grading import Line
-from verifier_service.registry import verifier_for
+from verifier_service.grading import Line, limit_line, part_of
 from verifier_service.rq_job import GradingJob, GradingQueue, put
 from verifier_service.settings import Settings
 from verifier_service.tracing import completed, set_up, span
-from verifier_service.verifier import Judgement
-from verifier_service.verify import to_verdict
 
 log = logging.getLogger(__name__)
 
@@ -150,10 +143,11 @@ class GradingWorker(SimpleWorker):
         with contextlib.suppress(exceptions.RedisError):
             super().teardown()  # type: ignore[no-untyped-call]
 
-    def _take(self, chunk_id: str) -> GradingJob | None:
+    def _take(self, name: bytes) -> GradingJob | None:
         """Claim a chunk that was just moved to this worker; None where there is nothing to grade."""
-        if lanes.lane_of(chunk_id) != self._lane:
-            self.connection.lrem(lanes.held_key(self._lane), 1, chunk_id)
+        chunk_id = name.decode(errors="replace")
+        if lanes.lane_of(chunk_id) != self._lane or chunk_id.encode() != name:
+            self.connection.lrem(lanes.held_key(self._lane), 1, name)  # type: ignore[arg-type]
             return None
         lease_ms = int(self._settings.lease_s * 1000)
         claimed = self._claim(lanes.keys_of(chunk_id), [chunk_id, self.name, lease_ms, RUN_TTL_S])
@@ -167,13 +161,16 @@ class GradingWorker(SimpleWorker):
             return None
         if payload is None:
             log.error("chunk %s has lost its payload", chunk_id)
-            keys = lanes.keys_of(chunk_id)
-            self.connection.delete(keys.record, keys.lease)
-            self.connection.lrem(keys.held, 1, chunk_id)
+            self._drop(chunk_id)
             return None
         job.attempts, job.payload = attempts, payload
         self._renewed_at, self._taken_at = time.monotonic(), datetime.now(UTC)
         return job
+
+    def _drop(self, chunk_id: str) -> None:
+        keys = lanes.keys_of(chunk_id)
+        self.connection.delete(keys.record, keys.payload, keys.lease)
+        self.connection.lrem(keys.held, 1, chunk_id)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Grade one chunk. RQ calls this with every job it takes off the queue."""
@@ -183,6 +180,10 @@ class GradingWorker(SimpleWorker):
             self._grade(job)
         except Unwanted:
             log.info("chunk %s is no longer wanted", job.id)
+        except (ValueError, TypeError, LookupError):
+            # It would end one worker after the other. Its API finds it lost.
+            log.exception("chunk %s cannot be read", job.id)
+            self._drop(job.id)
         self.set_state("idle")
         if self._grader.memory_bytes > self._settings.recycle_memory_mb << 20:
             self._stop_requested = True
@@ -201,7 +202,7 @@ class GradingWorker(SimpleWorker):
             header = replace(header, share=header.share and attempts == 1 and not header.alone)
             return self._grade_all(chunk_id, header, body)
         if header.alone:
-            return {0: _limit_line(body)}, []
+            return {0: limit_line(body)}, []
         return {}, list(range(len(header.positions)))
 
     def _grade_all(self, chunk_id: str, header: Header, body: bytes) -> tuple[dict[int, Line], list[int]]:
@@ -211,7 +212,7 @@ class GradingWorker(SimpleWorker):
         deaths = 0
         todo = list(range(len(header.positions)))
         while todo:
-            part = body if len(todo) == len(header.positions) else _part(body, todo)
+            part = body if len(todo) == len(header.positions) else part_of(body, todo)
             try:
                 done = self._ask_grader(chunk_id, header, part)
             except GraderKilled as killed:
@@ -227,7 +228,7 @@ class GradingWorker(SimpleWorker):
                 if not header.alone:
                     alone += [todo[victim] for victim in victims]
                 elif killed.by_limit or deaths == MAX_DEATHS_ALONE:
-                    done.append(_limit_line(body))
+                    done.append(limit_line(body))
             self._cache.publish(done)
             lines |= {todo[line.index]: line for line in done}
             todo = [index for index in todo if index not in lines and index not in alone]
@@ -267,7 +268,7 @@ class GradingWorker(SimpleWorker):
             for index in alone:
                 position = header.positions[index]
                 single = replace(header, positions=[position], alone=True)
-                payload = join_chunk(single, _part(body, [index]))
+                payload = join_chunk(single, part_of(body, [index]))
                 put(pipe, lanes.alone_id(job.id, position), payload, RUN_TTL_S)
             self._finish(keys, args, client=pipe)
             pipe.execute()
@@ -290,16 +291,3 @@ class GradingWorker(SimpleWorker):
             cached=sum(line.copied for line in lines.values()),
         )
         return encode_result(result_header, [line.verdict for line in lines.values()])
-
-
-def _part(body: bytes, indices: Sequence[int]) -> bytes:
-    """The body of a chunk cut to some of its completions."""
-    singles = flatten(decode_body(body))
-    return encode_body(regroup([singles[index] for index in indices]))
-
-
-def _limit_line(body: bytes) -> Line:
-    """The verdict of the one completion in this body that hit the grader's limit alone."""
-    kind = str(decode_body(body)[0].task["kind"])
-    verdict = to_verdict(kind, verifier_for(kind).version, Judgement(0.0, "grader_limit"))
-    return Line(0, "", kind, verdict.outcome, verdict.reason, 0.0, False, verdict.model_dump_json().encode())

@@ -2,9 +2,11 @@
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from verifier_service.batch import Batch, Layout, Slot
 from verifier_service.chunks import (
     Costs,
     Header,
@@ -90,6 +92,20 @@ def test_results_arrive_line_by_line(reasons: list[str], kind: str) -> None:
     verdicts = [Piece({"r": reason}, []) for reason in reasons]
     encoded = [encode_body([piece]) for piece in verdicts]
     assert decode_result(encode_result(header, encoded)) == (header, encoded)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b"", b"{}\nx", b"no JSON", encode_result(ResultHeader("c", "j", [0, 1]), [b"{}"]), b'{"positions":1}'],
+)
+def test_a_result_that_cannot_be_read_is_none(message: bytes) -> None:
+    assert decode_result(message) is None
+
+
+def test_verdicts_for_completions_that_a_batch_has_not_are_passed_over() -> None:
+    batch = Batch("j", Layout("", [Slot(None, 0, 1, "echo", "1")], [], 0.0), None)
+    batch.fill([7, -1], [b"{}", b"{}"])
+    assert (batch.verdicts, batch.missing) == ([None], 1)
 
 
 def test_single_completions_come_back_together() -> None:

@@ -12,8 +12,10 @@ from rq.job import Callback
 from rq.serializers import JSONSerializer
 
 from tests.verifier_service.service_process import ServiceProcess, echo_item, running_service
+from verifier_service.chunks import Header, join_chunk
 from verifier_service.grader import Grader
-from verifier_service.lanes import FUNCTION
+from verifier_service.lanes import FUNCTION, stats_key
+from verifier_service.rq_job import put
 
 RECYCLE_CHUNKS = 5
 
@@ -56,7 +58,7 @@ def test_a_job_that_names_another_function_is_not_run(
 
 
 def test_what_is_not_a_job_at_all_is_passed_over(small: ServiceProcess, redis: Redis) -> None:
-    redis.rpush("rq:queue:light", "light-nothing-0", "\x00", "x" * 10_000)
+    redis.rpush("rq:queue:light", "light-nothing-0", "\x00", "x" * 10_000, b"light-\xff-0")
     redis.hset("rq:job:light-bad-0", mapping={"data": "no JSON", "status": "queued"})
     redis.rpush("rq:queue:light", "light-bad-0")
     assert judges(small)
@@ -66,11 +68,24 @@ def test_what_is_not_a_job_at_all_is_passed_over(small: ServiceProcess, redis: R
         time.sleep(0.1)
 
 
+@pytest.mark.parametrize("payload", [b"{}\n[]", join_chunk(Header("lost", "nobody", [0], 600), b"no JSON")])
+def test_a_chunk_that_cannot_be_read_is_dropped_and_ends_no_worker(
+    small: ServiceProcess, redis: Redis, payload: bytes
+) -> None:
+    deaths = redis.hget(stats_key("light"), "worker_deaths")
+    with redis.pipeline() as pipe:
+        put(pipe, "light-lost-0", payload, 600)
+        pipe.execute()
+    assert judges(small)
+    assert redis.hget(stats_key("light"), "worker_deaths") == deaths
+    assert not redis.keys("*light-lost-0")
+
+
 def test_workers_are_replaced_after_their_share(small: ServiceProcess) -> None:
-    before = {worker.pid for worker in small.workers}
+    while len(before := {worker.pid for worker in small.workers}) != 3:  # one may be on its way
+        time.sleep(0.1)
     for _ in range(3 * RECYCLE_CHUNKS):
         assert judges(small)
-    assert len(before) == 3
     deadline = time.monotonic() + 60
     while len(after := {worker.pid for worker in small.workers}) != 3 or after == before:
         assert time.monotonic() < deadline
