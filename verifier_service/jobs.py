@@ -5,6 +5,7 @@ The reply list only makes the answer fast; whatever it loses is found again by c
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -34,6 +35,7 @@ LISTEN_S = 5
 """How long the listener lets Redis wait for a result; below the time after which an answer of Redis is given up."""
 BACKLOG_S = 0.001
 """A reply that came so fast was waiting already, and others may wait behind it."""
+UNDO_TRIES = 60
 JOIN_TRIES, JOIN_PAUSE_S = 10, 0.1
 """A request that another process has claimed but not yet enqueued is given this long."""
 
@@ -107,9 +109,20 @@ class Jobs:
             await self._store.enqueue(batch, [(chunk, chunk.positions) for chunk in batch.layout.chunks])
         except BaseException:
             del self._batches[job_id]
+            if batch.layout.request_id is None:
+                self._keep(self._undo(batch))
             raise
         self._watch(batch)
         return batch
+
+    async def _undo(self, batch: Batch) -> None:
+        """Redis may hold what it did not acknowledge, and without a `request_id` nobody can ever ask for it."""
+        for _ in range(UNDO_TRIES):
+            with contextlib.suppress(RedisError):
+                await self._store.take_back(batch, even_running=True)
+                await self._store.forget(batch)
+                return
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     async def _join(self, job_id: str, singles: Sequence[Piece]) -> Batch | None:
         """The batch of another process, or of an earlier request, with this `request_id`; None if it never began."""

@@ -5,6 +5,7 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -14,10 +15,11 @@ import redis.asyncio
 from tests.verifier_service.service_process import ServiceProcess, echo_item, running_service
 from verifier_service.batch import Batch, Layout, Slot
 from verifier_service.batch_store import BatchStore
-from verifier_service.chunks import Chunk
-from verifier_service.jobs import Jobs
+from verifier_service.chunks import Chunk, Costs
+from verifier_service.jobs import Asked, Jobs
 from verifier_service.metrics import Metrics
-from verifier_service.schemas import JobState, ScoredItem, ScoreResponse
+from verifier_service.registry import verifier_for
+from verifier_service.schemas import Item, JobState, ScoredItem, ScoreRequest, ScoreResponse
 from verifier_service.settings import Settings
 
 SCORE = "/v1/score"
@@ -168,6 +170,28 @@ async def test_a_deadline_that_passes_while_redis_is_away_still_counts(monkeypat
     jobs._store = AwayAtFirst()
     await asyncio.wait_for(jobs._look_after(batch), 30)
     assert b'"reason":"deadline"' in batch.response_json()
+
+
+class Unheard(BatchStore):
+    """Redis takes the batch, and its answer is lost."""
+
+    async def enqueue(self, batch: Batch, parts: Sequence[tuple[Chunk, list[int]]]) -> None:
+        await super().enqueue(batch, parts)
+        raise redis.TimeoutError("no answer")
+
+
+async def test_what_was_enqueued_unheard_and_cannot_be_asked_for_is_taken_back(service: ServiceProcess) -> None:
+    (redis_socket,) = service.log.parent.glob("verifier-*/redis.sock")
+    async with redis.asyncio.Redis(unix_socket_path=str(redis_socket)) as connection:
+        before = set(await connection.keys("verifier:job:*"))
+        jobs = Jobs(connection, Settings(), Metrics())
+        jobs._store = Unheard(connection, Settings(), Costs())
+        request = ScoreRequest(items=[Item.model_validate(echo_item("sleep 5 x", kind="echo_code"))])
+        with pytest.raises(redis.TimeoutError):
+            await jobs.submit(Asked(request, [verifier_for("math")], "me"))
+        assert set(await connection.keys("verifier:job:*")) > before
+        await asyncio.gather(*jobs._tasks)
+        assert set(await connection.keys("verifier:job:*")) == before
 
 
 def test_a_cancelled_job_stops_costing(http: httpx.Client, tmp_path: Path) -> None:
