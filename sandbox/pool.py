@@ -26,21 +26,21 @@ class Pool(Generic[T]):
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
-    def lend(self, count: int = 1, *, fresh: bool = False) -> Iterator[list[T]]:
+    def lend(self, count: int = 1, *, fresh: bool = False, alone: bool = False) -> Iterator[list[T]]:
         """`count` at once (all or wait, so that two callers who need two each cannot block one another). `fresh`: made
-        for this."""
-        lent = self._take(count)
+        for this. `alone`: nobody else has one meanwhile."""
+        lent = self._take(self._size if alone else count)
         try:
-            for index, one in enumerate(lent):
+            for index in range(count):
+                one, lent[index] = lent[index], None if fresh else lent[index]
                 if fresh and one is not None:
-                    lent[index] = None
                     one.close()
                 lent[index] = lent[index] or self._make()
-            yield [one for one in lent if one is not None]
+            yield [one for one in lent[:count] if one is not None]
         except BaseException:  # whatever it was, nobody knows what state they are in
             for one in filter(None, lent):
                 one.close()
-            lent = [None] * count
+            lent = [None] * len(lent)
             raise
         finally:
             with self._changed:

@@ -36,8 +36,8 @@ _KILLED = """
 _REFUSED = """
     socket 41 198, connect 42 203, bind 49 200, listen 50 201, accept 43 202, accept4 288 242, sendmsg 46 211,
     sendmmsg 307 269, memfd_create 319 279, shmget 29 194, semget 64 190, msgget 68 186, mq_open 240 180, splice
-    275 76, tee 276 77, vmsplice 278 75, personality 135 92, setpriority 141 140, ioprio_set 251 30, tkill 200
-    130, rt_sigqueueinfo 129 138, rt_tgsigqueueinfo 297 240
+    275 76, tee 276 77, vmsplice 278 75, personality 135 92, setpriority 141 140, ioprio_set 251 30, io_setup 206 0,
+    setsockopt 54 208, tkill 200 130, rt_sigqueueinfo 129 138, rt_tgsigqueueinfo 297 240
 """
 # Landlock holds none of these; where the host's files are in sight, and perhaps this uid's, nothing may change them.
 _METADATA = """

@@ -80,14 +80,14 @@ class Slots(Pool[WarmProcess]):
             if not (killed_by_somebody(ended) or _without_room(ended)):
                 return ended
         with contextlib.suppress(RunnerLost):
-            return self._lend_to(run, self._size)
+            return self._lend_to(run, count, alone=True)
         ended = self._lend_to(lambda processes: _run(processes[0], CANARY), 1)
         if ended.stdout != b"canary\n":
             raise RunnerLost("a known-good program fails in the sandbox")
         return None
 
-    def _lend_to(self, run: Callable[[list[WarmProcess]], Ended], count: int) -> Ended:
-        with self.lend(count) as processes:
+    def _lend_to(self, run: Callable[[list[WarmProcess]], Ended], count: int, *, alone: bool = False) -> Ended:
+        with self.lend(count, alone=alone) as processes:
             return run(processes)
 
 

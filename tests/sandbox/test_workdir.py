@@ -108,7 +108,14 @@ def test_a_disk_that_a_neighbour_filled_is_tried_again_alone(slots: Slots, mount
 
     ended = slots.fairly(run_beside_a_neighbour)
     assert ended is not None
-    assert (ended.stdout, attempts) == (b"done\n", [1, 2])
+    assert (ended.stdout, attempts) == (b"done\n", [1, 1])
+
+
+def test_a_program_that_is_run_again_alone_takes_no_further_slot(slots: Slots, mounted: Path) -> None:
+    """There are as many as warm processes that work at once; one more would leave another without."""
+    ended = slots.run_fairly(Launch(inputs=(b"import os; os.kill(os.getpid(), 9)",)))
+    assert ended is not None
+    assert [one is None for one in slots._free].count(True) == 1
 
 
 def test_two_slots_never_share_one(slots: Slots, mounted: Path) -> None:
