@@ -85,7 +85,9 @@ def read_species(text: str) -> Species | None:
         found = _atoms(part)
         if found is None:
             return None
-        atoms += found
+        for element, count in found:  # "CO2H" is "COOH"
+            same = atoms and atoms[-1][0] == element
+            atoms[-1:] = [(element, atoms[-1][1] + count)] if same else [*atoms[-1:], (element, count)]
     return Species(tuple(atoms), value, state[1] if state else "", isotope[1] if isotope else "")
 
 

@@ -22,7 +22,9 @@ _SETS_ASIDE = re.compile(
     r"(?:\b(?:because|since|while|whereas|unlike|than|of|nor|non|no|nicht|pas)|(?<!if )\bnot|(?<!well )\bas)\W+$", re.I
 )
 # "A" before a word in lower case is an article, "I" a pronoun.
-_OTHER_LETTER = re.compile(r"(?<![\w'.])[\[(]?(?![AI] [a-z])(?P<letter>[A-Z])(?:[\])]|(?![\w'\]]))")
+_OTHER_LETTER = re.compile(
+    r"(?<![\w'.])[\[(]?(?:(?<=and )(?=A)|(?<=or )(?=A)|(?![AI] [a-z]))(?P<letter>[A-Z])(?:[\])]|(?![\w'\]]))"
+)
 
 
 # "B, c" and "(b) (c)": nothing but letters. "C) g" is a letter and its option's text.

@@ -283,20 +283,24 @@ def _last_value(text: str) -> str | None:
         return spans[0][spans[0].lastindex or 0].strip()
     if not numbers:
         return None
-    # "5 or 6" names two numbers: it stays a hedge.
+    # "5 or 6" names two numbers, "not 5" none: it stays a hedge.
     before = text[max(0, numbers[0].start() - 40) : numbers[0].start()]
     return before + numbers[0].group() if _HEDGED_NUMBER.search(before) else numbers[0].group()
 
 
 _IDEOGRAPHS = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\u0600-\u06ff\u0900-\u097f]{2}")
-_HEDGED_NUMBER = re.compile(r"\d[^.\n]{0,20}(?:\b(?:or|maybe|perhaps|possibly)\b|[或/])[^.\n]{0,12}$", re.IGNORECASE)
+_HEDGED_NUMBER = re.compile(
+    r"\d[^.\n]{0,20}(?:\b(?:or|maybe|perhaps|possibly)\b|[或/])[^.\n]{0,12}$"
+    r"|(?:\bnot|n't|\b(?:less|more|fewer|greater) than)[ $]{1,3}$",
+    re.IGNORECASE,
+)
 
 
 _CHOICE_TAG = re.compile(r"<(answer|choice)>([^<]{0,2000})</\1>", re.IGNORECASE)
 _CHOICE_STATED = re.compile(
     r"(?:\b(?:answer|option|choice|correct (?:one|letter))\b[*_\" ]{0,4}(?:(?:selected|chosen)[*_ ]{0,3})?"
-    r"(?:(?:\bis\b|:|=|：)[*_ ]{0,4}){1,2}(?:for sure |definitely |clearly |most likely |probably )?"
-    r"|(?:答案|选择)(?:是|为|：|:)*"
+    r"(?:(?:(?:\bis\b|:|=|：)[*_ ]{0,4}){1,2}|(?=\n))(?:for sure |definitely |clearly |most likely |probably )?"
+    r"|(?:答案|选择?)(?:是|为|：|:)*|(?=\boption \(?[A-J]\)? is (?:the )?(?:correct|right|best|answer))"
     r"|\b(?:réponse|respuesta|antwort|risposta|resposta)\b[*_ ]{0,4}(?:est|es|ist|è|é|:)+|الإجابة:?"
     r"|\b(?:i think|therefore|so|thus)(?: it'?s| it is)|\bmatches option"
     r"|\b(?:settled? on|finali[sz]e|choose|go with|selects?|my choice is))\s{0,4}(?P<said>[^\n]{1,300})",

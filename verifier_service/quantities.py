@@ -86,8 +86,10 @@ def _plain(text: str) -> str:
     for old, new in _RENAMED.items():
         text = text.replace(old, new)
     text = _DEGREE.sub(lambda match: f" deg{match['scale'][0].upper()} " if match["scale"] else " degree ", text)
-    text = _EXPONENT.sub(r"^\1", _FRACTION.sub(r"(\1)/(\2)", text))
-    text = re.sub(r" +(?=\^)", "", " ".join(text.split()))
+    text = _EXPONENT.sub(r"^\1", _FRACTION.sub(lambda match: f"({match[1].strip()})/({match[2].strip()})", text))
+    text = re.sub(r" +(?=[\^)])", "", " ".join(text.split())).replace("k ohm", "kohm").replace("M ohm", "Mohm")
+    if "*" in text or "/" in text or " " in text:
+        text = re.sub(r"\bdeg([CF])\b", r"delta_deg\1", text)  # "J/(g °C)" speaks of a difference
     for said, symbols in _SAID if "^" not in text else ():
         text = said.sub(symbols, text)
     return re.sub(r"(?<=[A-Za-z)\d]) +(?=[A-Za-z(])", " * ", text)
@@ -133,10 +135,7 @@ def evaluated_quantity(text: str) -> Number | None:
     plain = parse_quantity(text)
     if plain is not None or len(text) > _MAX_EXPRESSION_CHARS or _UNEVALUATED.search(text):
         return plain
-    match = _EXPRESSION_AND_UNIT.fullmatch(text)
-    for expression, unit in ((text, ""), match.group("value", "unit") if match else ("", "")):
-        if unit and parse_unit(unit) is None and not is_unit(unit.strip(), spaced=True):
-            continue
+    for expression, unit in dict.fromkeys(((text, ""), without_unit(text))):
         try:
             node = read(expression)
         except Unreadable:
@@ -145,8 +144,17 @@ def evaluated_quantity(text: str) -> Number | None:
             continue
         number = value.real_number(node.args[-1] if node.op == "rel" else node)
         if number is not None:
-            return Number(number, (unit or "").strip())
+            return Number(number, unit)
     return None
+
+
+def without_unit(text: str) -> tuple[str, str]:
+    """An expression and the unit behind it ("" for none): "6\\sqrt{3} \\text{ cm}" -> ("6\\sqrt{3}", "\\text{ cm}")."""
+    match = _EXPRESSION_AND_UNIT.fullmatch(text) if len(text) <= _MAX_EXPRESSION_CHARS else None
+    value, unit = match.group("value", "unit") if match else (text, "")
+    if unit and (parse_unit(unit) is not None or is_unit(unit.strip(), spaced=True)):
+        return value, unit.strip()
+    return text, ""
 
 
 def _is_one_value(relation: Node) -> bool:
@@ -162,7 +170,8 @@ def _is_one_value(relation: Node) -> bool:
 _MAX_EXPRESSION_CHARS = 300
 _EXPRESSION_AND_UNIT = re.compile(
     r"(?P<value>.+?)"
-    r"(?P<unit> *(?:\\text ?\{(?:[^{}]|\{[^{}]*\})*+\}[-^{}\d /*]*+)++| +[A-Za-zµÅ][A-Za-zµ/^\d *-]*)?"
+    r"(?P<unit> *(?:\\text ?\{(?=[^{}\d]*[^\W\d])(?:[^{}]|\{[^{}]*\})*+\}[-^{}\d /*]*+)++| +[A-Za-zµÅ][A-Za-zµ/^\d *-]*"
+    rf"| *\\frac ?\{{ ?\\text ?{_BRACED} ?\}} ?\{{ ?\\text ?{_BRACED}(?: ?\^ ?\{{? ?\d ?\}}?)? ?\}})?"
 )
 _UNEVALUATED = re.compile(r"!|\||\\?(?:max|min)\b|\\(?:int|sum|prod|lim|binom|lfloor|lceil)(?![a-z])")
 """Operations that a question asks to carry out; functions of numbers may stand."""

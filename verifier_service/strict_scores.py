@@ -83,9 +83,9 @@ def _roots(entry: Entry, answer: str) -> bool:
 
 
 def _probability(entry: Entry, answer: str) -> bool:
-    """A prefix of the digits paid in full ("0" for 0.375)."""
-    given, wanted = (Fraction(text.replace(",", "")) for text in (answer, str(entry["answer"])))
-    return abs(given - wanted) <= Fraction(1, 10_000)
+    """A prefix of the digits paid in full ("0" for 0.375), and everything near 0 for what is near 0 itself."""
+    given, wanted = Fraction(answer), Fraction(entry["answer"])
+    return abs(given - wanted) <= min(Fraction(1, 10_000), wanted / 100)
 
 
 def _sorted_numbers(entry: Entry, answer: str) -> bool:
@@ -100,9 +100,11 @@ def _one_number(entry: Entry, answer: str) -> bool:
     return len(found) == 1 and float(found[0]) == float(entry["answer"])
 
 
-def _whole_days(entry: Entry, answer: str) -> bool:
-    """Of "5 6 7 days" the first number counted; elsewhere the whole answer does."""
-    return entry["metadata"]["task_type"] != "date" or re.fullmatch(r"-?\d+(?: days?)?", answer.strip()) is not None
+def _one_interval(entry: Entry, answer: str) -> bool:
+    """Of "5 6 7 days" the first number counted, and the first of two intervals."""
+    is_date = entry["metadata"]["task_type"] == "date"
+    wanted = r"-?\d+(?: days?)?" if is_date else r"(?:-?\d+ days, *)?\d+:\d+(?::\d+(?:\.\d+)?)?"
+    return re.fullmatch(wanted, answer.strip()) is not None
 
 
 def _calendar(entry: Entry, answer: str) -> bool:
@@ -147,8 +149,9 @@ def _without_frame(formula: str) -> str:
 
 
 def _solved_expression(entry: Entry, answer: str) -> bool:
-    """An unevaluated integral or product asked the question back, and SymPy answered it."""
-    return not RESTATING & set(_NAME.findall(answer))
+    """An unevaluated integral or product asked the question back, and SymPy answered it; of "this or that" Python took
+    the first."""
+    return not (RESTATING | {"or", "and", "if", "not"}) & set(_NAME.findall(answer))
 
 
 def _countdown(entry: Entry, answer: str) -> bool:
@@ -193,7 +196,7 @@ CHECKS: Mapping[str, Check] = {
     "word_sorting": _all_words,
     "fraction_simplification": _one_fraction,
     "gsm_symbolic": _one_number,
-    "time_intervals": _whole_days,
+    "time_intervals": _one_interval,
     "calendar_arithmetic": _calendar,
     "quantum_lock": _buttons,
     "advanced_geometry": _two_coordinates,

@@ -26,4 +26,8 @@ from verifier_service.instructions.tokens import Check
 _FAMILIES = (keywords, language, lengths, detectable, count, ratio, words, sentence, layout, custom)
 
 CHECKERS: Mapping[str, Check] = {name: check for family in _FAMILIES for name, check in family.CHECKERS.items()}
-REPAIRED: Mapping[str, Check] = language.REPAIRED | count.REPAIRED | ratio.REPAIRED | words.REPAIRED | layout.REPAIRED
+REPAIRED: Mapping[str, Check] = {
+    name: check
+    for family in (language, count, ratio, words, sentence, layout)
+    for name, check in family.REPAIRED.items()
+}

@@ -77,7 +77,8 @@ def line_indent(text: str) -> bool:
 
 
 def line_indent_repaired(text: str) -> bool:
-    return _stairs([line for line in text.split("\n") if line.strip()])
+    lines = [line for line in text.split("\n") if line.strip()]
+    return len(lines) > 1 and _stairs(lines)
 
 
 def _stairs(lines: list[str]) -> bool:
@@ -113,6 +114,10 @@ def quote_unquote(text: str) -> bool:
     return '""' not in text and not text.strip(_TRIMMED_OF_QUOTE_CONTEXT).endswith('"')
 
 
+def quote_unquote_repaired(text: str) -> bool:
+    return text.count('"') > 1 and quote_unquote(text)
+
+
 def listed(text: str, sep: str) -> bool:
     return text.count(sep) >= 2
 
@@ -131,6 +136,10 @@ def thesis(text: str) -> bool:
 
 def sub_bullets(text: str) -> bool:
     return all("-" in bullet for bullet in text.split("*")[1:])
+
+
+def sub_bullets_repaired(text: str) -> bool:
+    return "*" in text and sub_bullets(text)
 
 
 def no_bullets_bullets(text: str) -> bool:
@@ -175,4 +184,6 @@ CHECKERS = (
     )
     | {"format:emoji": emoji_at_end, "format:list": listed, "format:sub-bullets": sub_bullets}
 )  # fmt: skip
-REPAIRED = by_name("format", line_indent_repaired)
+REPAIRED = by_name("format", line_indent_repaired, quote_unquote_repaired) | {
+    "format:sub-bullets": sub_bullets_repaired
+}

@@ -13,6 +13,10 @@ def alliteration_increment(text: str) -> bool:
     return all(one < other for one, other in pairwise(counts))
 
 
+def alliteration_increment_repaired(text: str) -> bool:
+    return len(sentences.split(text)) > 1 and alliteration_increment(text)
+
+
 def _alliterating(sentence: str) -> int:
     words = [clean for word in sentence.lower().split() if (clean := word.lstrip(MARKS))]
     counted, in_run = 0, False
@@ -35,4 +39,10 @@ def increment(text: str, small_n: Count) -> bool:
     return all(other == one + small_n for one, other in pairwise(counts))
 
 
+def increment_repaired(text: str, small_n: Count) -> bool:
+    return len(sentences.split(text)) > 1 and increment(text, small_n)
+
+
 CHECKERS = by_name("sentence", alliteration_increment, keyword, increment)
+REPAIRED = by_name("sentence", alliteration_increment_repaired, increment_repaired)
+"""One sentence alone is no row of them."""

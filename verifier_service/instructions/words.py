@@ -77,6 +77,10 @@ def last_first(text: str) -> bool:
     return True
 
 
+def last_first_repaired(text: str) -> bool:
+    return len(sentences.split(text)) > 1 and last_first(text)
+
+
 def paragraph_last_first(text: str) -> bool:
     lines = (line.strip().lower().strip(MARKS).split() for line in text.split("\n"))
     return all(words[0] == words[-1] for words in lines if words)
@@ -114,4 +118,4 @@ CHECKERS = by_name(
     "words", alphabet, vowel, consonants, palindrome, prime_lengths, start_verb, repeats, odd_even_syllables,
     last_first, paragraph_last_first, no_consecutive, keywords_specific_position, words_position
 )  # fmt: skip
-REPAIRED = by_name("words", vowel_repaired, words_position_repaired)
+REPAIRED = by_name("words", vowel_repaired, last_first_repaired, words_position_repaired)

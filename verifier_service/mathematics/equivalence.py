@@ -6,6 +6,7 @@ equal or different is final; the rest (`None`) is left to the second judge.
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 
 from verifier_service import choices, quantities
 from verifier_service.mathematics import structure
@@ -97,8 +98,11 @@ def _compare_words(gold: Reading, answer: Reading) -> Decision | None:
     if gold.words is None:
         return DIFFERENT if answer.words is not None and (gold.number is not None) else None
     if answer.words is None:
-        return None
+        return DIFFERENT if _DATE.fullmatch(gold.text) else None  # what its digits are as a difference is no date
     return EXACT if gold.words == answer.words else DIFFERENT
+
+
+_DATE = re.compile(r"\d+[-/]\d+[-/]\d+")
 
 
 def _compare_structure(gold: Reading, answer: Reading) -> Decision:
@@ -121,6 +125,11 @@ def _compare_structure(gold: Reading, answer: Reading) -> Decision:
         return RESTATED
     if answer.parameter != gold.parameter:
         answer_node = structure.with_parameter(gold_node, gold.parameter, answer_node, answer.parameter)
+    factor = _factor(gold.unit, answer.unit)
+    if factor is None:
+        return DIFFERENT
+    if factor != 1:
+        answer_node = Node("mul", (Node("num", value=factor), answer_node))
     equal = structure.compare(gold_node, answer_node)
     if equal is not True and "," in answer.text and answer.separated not in (None, answer_node):
         assert answer.separated is not None
@@ -129,6 +138,15 @@ def _compare_structure(gold: Reading, answer: Reading) -> Decision:
     if equal is None:
         return UNDECIDED if _may_be_judged(gold, answer) else DIFFERENT
     return EQUIVALENT if equal else DIFFERENT
+
+
+def _factor(gold: str, answer: str) -> Fraction | None:
+    """What an expression in the answer's unit is multiplied by to be in the gold's; None where they do not agree. A
+    unit that only one side names is taken for granted."""
+    if not (gold and answer) or r"\circ" in gold + answer or quantities.same_label(gold, answer):
+        return Fraction(1)  # degrees are seen to where values are compared
+    factor = quantities.convert(Fraction(1), answer, gold)
+    return None if factor is None else factor.limit_denominator(10**9)
 
 
 def _end_of_chain(answer: Reading) -> Reading:
@@ -154,16 +172,24 @@ def _end_of_chain(answer: Reading) -> Reading:
 _EQUALS = re.compile(r"(?<![<>!=:])=(?!=)")
 _ALTERNATIVES = re.compile(
     r"\b(?:or|oder|ou|oppure|if|otherwise|not|wrong|maybe|perhaps|possibly|probably|could|might|either|unless|but|vs)\b"
-    r"|或|\\text ?\{ ?[A-Za-z(][^{}\d]*+(?<= )\d",
+    r"|n't\b|\bthan\b|或|\\text ?\{ ?[A-Za-z(][^{}\d]*+(?<= )\d",
     re.IGNORECASE,
 )
 
 
 def _may_be_judged(gold: Reading, answer: Reading) -> bool:
-    """What we cannot read may still be read by the second judge, but it must not offer alternatives."""
-    return len(answer.text) <= MAX_SYMBOLIC_CHARS and (
+    """What we cannot read may still be read by the second judge, but it must not offer alternatives, nor words, which
+    that judge drops ("5\\text{ squared}")."""
+    if len(answer.text) > MAX_SYMBOLIC_CHARS or _DROPPED.search(answer.text):
+        return False
+    words = {word for text in TEXT_COMMAND.findall(answer.bare) for word in _WORD.findall(text)}
+    return words <= {*_WORD.findall(gold.text)} and (
         not _ALTERNATIVES.search(answer.text) or bool(_ALTERNATIVES.search(gold.text))
     )
+
+
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_DROPPED = re.compile(r"\\[hv]?phantom|\\[lcd]?dots")
 
 
 MAX_SYMBOLIC_CHARS = 10_000

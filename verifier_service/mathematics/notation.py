@@ -6,19 +6,22 @@ import unicodedata
 _GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega"
 )
+_WIDE = 0xFEE0
+"""From a character of ASCII to its full-width form."""
 # Characters that all become the same text.
 _REPLACED: tuple[tuple[str, str], ...] = (
-    ("−–—‐‑‒﹣－", "-"),
+    ("−–—‐‑‒﹣", "-"),
     ("\u00a0\u2002\u2003\u2009\u200a\u202f\u3000\t\r\n", " "),
     ("\u200b\u200c\u200d\u2060\ufeff", ""),
     ("·⋅∙•∗", "*"),
-    ("÷∕⁄／", "/"),
+    ("÷∕⁄", "/"),
     ("′’", "'"),
     ("“”", '"'),
-    ("，、", ","),
+    ("、", ","),
     ("°˚", r"^\circ "),
     ("ℝ", r"\mathbb{R}"),
-    *zip("。；：（）【】％＝＋", ".;:()[]%=+", strict=True),
+    *zip("。【】", ".[]", strict=True),
+    *((chr(code + _WIDE), chr(code)) for code in range(ord("!"), ord("~") + 1)),
 )
 _COMMAND_OF = (
     r"× \times √ \sqrt ∞ \infty π \pi ± \pm ≤⩽≦ \le ≥⩾≧ \ge ≠ \ne ≈ \approx ∈ \in ∪ \cup ∩ \cap ∅ \emptyset "
@@ -36,7 +39,6 @@ def _characters() -> dict[int, str]:
     for digit in range(10):
         table[ord("⁰¹²³⁴⁵⁶⁷⁸⁹"[digit])] = f"^{{{digit}}}"
         table[ord("₀₁₂₃₄₅₆₇₈₉"[digit])] = f"_{{{digit}}}"
-        table[ord("０１２３４５６７８９"[digit])] = str(digit)
     for name in _GREEK.split():
         character = unicodedata.lookup(f"GREEK SMALL LETTER {'LAMDA' if name == 'lambda' else name.upper()}")
         table[ord(character)] = rf"\{name} "
@@ -44,7 +46,7 @@ def _characters() -> dict[int, str]:
 
 
 _CHARACTERS = _characters()
-_SUPERSCRIPT_RUN = re.compile(r"[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_SUPERSCRIPT_RUN = re.compile(r"[⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _SUPERSCRIPTS = str.maketrans("⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "+-0123456789")
 
 # What LaTeX commands become; a name that is not here stays as it is.
@@ -53,7 +55,7 @@ _RENAMED: tuple[tuple[str, str], ...] = (
     ("large Large LARGE huge checkmark blacksquare", ""),
     ("mathbf boldsymbol bm mathit mathsf mathcal emph bf rm it", ""),
     ("quad qquad enspace thinspace space nobreakspace", " "),
-    ("dfrac tfrac cfrac", r"\frac"),
+    ("dfrac tfrac cfrac nicefrac sfrac", r"\frac"),
     ("dbinom tbinom", r"\binom"),
     ("mathrm textrm textbf textit texttt mbox hbox textnormal operatorname", r"\text"),
     ("leq leqslant", r"\le"),
@@ -115,6 +117,8 @@ def _repeating(match: re.Match[str]) -> str:
     return rf"\frac{{{int(whole + start + period) - int((whole + start) or 0)}}}{{{nines}}}"
 
 
+# A system that is solved; with conditions ("&") it is a function in pieces.
+_CASES = re.compile(r"\\begin\{cases\}(.*)\\end\{cases\}", re.DOTALL)
 _COLOUR = re.compile(r"\\(?:text)?color ?\{[A-Za-z]{1,20}\}")
 _MODULUS = re.compile(r"\( ?\\?mod ?\{? ?(\w{1,20}) ?\}? ?\)")
 _NEARLY = re.compile(
@@ -140,6 +144,8 @@ def canonical(text: str) -> str:
     if "\\" in text or "$" in text or "~" in text or "{,}" in text:
         if "\\\\" in text and r"\begin" not in text:
             text = _DOUBLED.sub(r"\\", text)
+        if r"{cases}" in text and "&" not in text:
+            text = _CASES.sub(lambda lines: lines[1].replace(r"\\", ", "), text)
         text = _LATEX.sub(_latex, _REPEATING.sub(_repeating, text))
     if "color" in text:
         text = _COLOUR.sub("", text)

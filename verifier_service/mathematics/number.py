@@ -41,7 +41,7 @@ _PURE_POWER = re.compile(rf"(?P<sign>[+-] ?)?10 ?{_POWER}(?P<tail>.*)")
 
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _SCALES |= {"万": 10**4, "亿": 10**8}
-_SCALE = re.compile(rf" ?(?:\\text ?\{{ ?)?({'|'.join(_SCALES)})(?![a-z])")
+_SCALE = re.compile(rf" ?(?P<text>\\text ?\{{ ?)?({'|'.join(_SCALES)})(?![a-z]) ?(?P<end>\}})?")
 _PERCENT = re.compile(
     r" ?(?:%|\\text ?\{ ?(?:%|percent|per cent) ?\}|percent(?:age)?|per cent|pct)(?![A-Za-z])", re.IGNORECASE
 )
@@ -82,9 +82,16 @@ def parse_number(text: str) -> Number | None:
 
 _WORDS = {
     word: value
-    for value, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
+    for value, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+        "seventeen eighteen nineteen twenty".split()
+    )
 }
 _WORD = re.compile(rf"({'|'.join(_WORDS)})(?![a-z-])", re.IGNORECASE)
+
+
+def is_number_word(text: str) -> bool:
+    return text.lower() in _WORDS
 
 
 def _in_line(found: re.Match[str]) -> str:
@@ -117,8 +124,8 @@ def _finish(match: re.Match[str], value: Fraction, mantissa: str) -> Number | No
     tail = groups["tail"]
     scale = _SCALE.match(tail)
     if scale:
-        value *= _SCALES[scale[1]]
-        tail = tail[scale.end() :]
+        value *= _SCALES[scale[2]]
+        tail = (r"\text{ " if scale["text"] and not scale["end"] else "") + tail[scale.end() :]
     percent = _PERCENT.match(tail)
     unit = (tail[percent.end() :] if percent else tail).strip()
     if unit and not is_unit(unit, spaced=tail.startswith(" ")):
@@ -132,9 +139,10 @@ def _finish(match: re.Match[str], value: Fraction, mantissa: str) -> Number | No
 
 # Words behind a number that change it, or that make the whole no number at all.
 _NOT_UNITS = re.compile(
-    r"\b(?:or|and|mod|choose|to|by|over|minus|plus|times|not|factorial|squared|cubed|if|base|hal(?:f|ves)|thirds?"
-    r"|quarters?|fifths?|pi|sqrt|sin|cos|tan|log|ln|exp|but|maybe|could|might|perhaps|possibly|probably|divided|multiplied|modulo|hundred|thousand|million"
-    r"|billion|dozen|is|are|other|either|than)\b|[千百十或和半分]",
+    r"\b(?:or|and|mod|choose|to|by|over|minus|plus|times(?! ?\}?$)|not|factorial|squared|cubed|if|base"
+    r"|hal(?:f|ves)|thirds?|quarters?|fifths?|pi|sqrt|sin|cos|tan|log|ln|exp|but|maybe|could|might|perhaps|possibly|probably|divided"
+    r"|multiplied|modulo|hundred|thousand|million|billion|dozens?|hundreds|thousands|millions|(?:thousand|million|hundred|billion)ths?|tenths?|sixths?|sevenths?|eighths?"
+    r"|ninths?|lakhs?|crores?|doubled|tripled|halved|incorrect|wrong|false|is|are|other|either|than)\b|[千百十或和半分]",
     re.IGNORECASE,
 )
 # Words are possessive and no two alternatives begin alike: a text that is no unit is refused in about one pass.

@@ -4,9 +4,10 @@ import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+from verifier_service import quantities
 from verifier_service.mathematics import structure
 from verifier_service.mathematics.notation import TEXT_COMMAND, canonical
-from verifier_service.mathematics.number import Number, parse_number
+from verifier_service.mathematics.number import Number, is_number_word, parse_number
 from verifier_service.mathematics.syntax import Node, read
 from verifier_service.mathematics.tokens import TooComplex, Unreadable
 
@@ -40,8 +41,10 @@ class Reading:
     def _read(self, *, thousands: bool) -> Node | None:
         if _NO_SOLUTION.fullmatch(self.text):
             return structure.NOTHING
+        if _ALL_REALS.fullmatch(self.text):
+            return structure.EVERYTHING
         try:
-            return structure.expand(read(self._split[0], thousands=thousands))
+            return structure.expand(read(self.bare, thousands=thousands))
         except Unreadable:
             return None
 
@@ -49,11 +52,32 @@ class Reading:
     def _split(self) -> tuple[str, tuple[str, str] | None]:
         """The text without a set builder and without "k \\in Z" at its end, and that: ("k", "Z")."""
         builder = _SET_BUILDER.fullmatch(self.text)
-        text = builder[1] if builder else self.text
+        text = _FOR_ALL.sub("", builder[1] if builder else self.text)
+        condition = _CONDITION.search(text) if "\\ne" in text else None
+        if condition and not _INEQUALITY.search(text[: condition.start()]):
+            text = text[: condition.start()]
         declared = _PARAMETER.search(text) if "\\in" in text or "integer" in text else None
         if declared is None or not text[: declared.start()].strip():
             return text, None
         return text[: declared.start()], (declared["name"] or declared["named"], declared["set"] or "Z")
+
+    @cached_property
+    def _measured(self) -> tuple[str, str]:
+        text = self._split[0]
+        if "\\text" not in text:
+            return text, ""
+        label = _WORDED_LABEL.match(text)
+        return quantities.without_unit(text[label.end() :] if label else text)
+
+    @property
+    def bare(self) -> str:
+        """What is compared: without conditions, without a label in words, and without the unit."""
+        return self._measured[0]
+
+    @property
+    def unit(self) -> str:
+        """The unit behind a number or an expression, in canonical notation; "" where there is none."""
+        return self.number.unit if self.number else self._measured[1]
 
     @property
     def parameter(self) -> tuple[str, str] | None:
@@ -88,6 +112,20 @@ _PARAMETER = re.compile(
     r"(?:(?P<name>[a-zA-Z]) ?\\in ?(?:\\mathbb ?)?\{? ?(?P<set>[ZN])(?: ?\^ ?\{? ?[+*] ?\}?|_ ?\{? ?\+ ?\}?)? ?\}?"
     r"|(?P<named>[a-zA-Z]) ?(?:\\text ?\{)? ?(?:is|are|be) (?:an |any )?integers?\}?) ?\)?$"
 )
+# "x + 1, x \\ne 0": where an answer holds.
+_CONDITION = re.compile(
+    r" ?(?:[,;(]|\\text ?\{ ?,? ?(?:where|for|if|with)[^{}]{0,20}\}) ?[a-zA-Z] ?\\ne ?[^,;=<>\\]{1,20}\)?$"
+)
+_FOR_ALL = re.compile(
+    r" ?,? ?\\text ?\{ ?,? ?for (?:all|any|every|each)(?: (?:real|integers?|numbers?|values of))* ?(?:[a-z] ?)?\}"
+    r"(?: ?[a-z]\b)?(?: ?\\in ?\\mathbb ?\{? ?R ?\}?)?$"
+)
+_INEQUALITY = re.compile(r"[<>]|\\(?:ne|le|ge)(?![a-z])")
+# "\\text{Area} =": words in front of an equation, unless they change what it says.
+_WORDED_LABEL = re.compile(
+    r"\\text ?\{(?![^{}]*(?:not|n't|wrong|half|twice))[^{}]{1,40}\}(?: ?_ ?\{[^{}]{1,20}\})? ?= ?"
+)
+_ALL_REALS = re.compile(r"(?:\\text ?\{ ?)?(?:all|any) real (?:numbers?|values?)(?: [a-z])?\.? ?\}?", re.IGNORECASE)
 _NO_SOLUTION = re.compile(
     r"(?:\\text ?\{)? ?(?:there (?:is|are) )?(?:no (?:real |integer |such )?(?:solutions?|roots?)(?: exists?)?"
     r"|(?:the )?empty set)\.? ?\}?",
@@ -124,7 +162,13 @@ def read_answer(text: str) -> Reading:
 def _unwrapped(text: str) -> str:
     """A number set as text ("\\text{4 hours}") is a number."""
     marked = TEXT_COMMAND.fullmatch(text)
-    return marked[1].strip() if marked and any(character.isdigit() for character in marked[1]) else text
+    if marked and (is_number_word(marked[1].strip()) or any(character.isdigit() for character in marked[1])):
+        return marked[1].strip()
+    return _REMARK.sub(r" \\approx \1", text) if "(\\approx" in text else text
+
+
+# "\\sqrt{13} (\\approx 3.61)"
+_REMARK = re.compile(r" ?\(\\approx ?([^()]{1,40})\)$")
 
 
 _DATE_OR_TIME = re.compile(
@@ -157,6 +201,7 @@ def as_words(text: str) -> str | None:
         not is_word
         or lowered in _MATHEMATICAL_WORDS
         or _NO_SOLUTION.fullmatch(plain)
+        or _ALL_REALS.fullmatch(plain)
         or (plain.isupper() and " " not in plain and not marked)
     ):
         return None

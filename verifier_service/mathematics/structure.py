@@ -22,6 +22,8 @@ from verifier_service.mathematics.syntax import Node
 MAX_SET = 200
 NOTHING = Node("group", (), r"\{\}")
 """The empty set."""
+EVERYTHING = Node("group", (MINUS_INFINITY, INFINITY), "()")
+"""The real line."""
 
 
 def expand(node: Node) -> Node:
@@ -37,7 +39,7 @@ def expand(node: Node) -> Node:
 
 def _plain(node: Node) -> Node:
     if node.op == "sym" and node.value == r"\mathbbR":
-        return Node("group", (MINUS_INFINITY, INFINITY), "()")
+        return EVERYTHING
     if node.op in ("list", "group", "union") or node.value == "in":
         return Node(node.op, tuple(_plain(arg) for arg in node.args), node.value)
     if node.op != "rel" or "~" not in str(node.value):
@@ -111,7 +113,8 @@ def is_consistent(node: Node) -> bool:
 def is_solved(node: Node) -> bool:
     """The result of solving something: a name and numbers, or a collection of numbers."""
     if node.op == "rel":
-        return all(arg.op == "sym" or not value.symbols(arg) for arg in node.args)
+        constant = [not value.symbols(arg) for arg in node.args]
+        return any(constant) and all(known or arg.op == "sym" for known, arg in zip(constant, node.args, strict=True))
     return not value.is_scalar(node) and all(is_solved(arg) or is_constant(arg) for arg in node.args)
 
 
@@ -135,6 +138,9 @@ def _is_name(node: Node) -> bool:
 def compare(gold: Node, answer: Node) -> bool | None:
     """Whether two answers are the same."""
     gold, answer = _without_label(gold, answer)
+    if answer.value == "or" and value.is_scalar(gold):  # "1/2 or 0.5" says one thing
+        return _all(compare(gold, one) for one in answer.args)
+    gold, answer = _as_point(gold, answer), _as_point(answer, gold)
     if value.is_scalar(gold) and value.is_scalar(answer):
         return _same_scalar(gold, answer)
     if "rel" in (gold.op, answer.op) or _has_inequality(gold) or _has_inequality(answer):
@@ -146,6 +152,18 @@ def compare(gold: Node, answer: Node) -> bool | None:
     if gold.op == "union" or answer.op == "union":
         return _compare_unions(_elements(gold, "union"), _elements(answer, "union"))
     return _compare_collections(gold, answer)
+
+
+def _as_point(node: Node, other: Node) -> Node:
+    """Where the other side is a tuple: that of "P(3, 4)" and \\{(3, 4)\\}; "y = 4, x = 3" in the order of its names."""
+    if other.op != "group" or other.value != "()" or not node.args:
+        return node
+    if node.args[-1].op == "group":
+        named = node.op == "mul" and len(node.args) == 2 and node.args[0].op == "sym"
+        return node.args[-1] if named or (node.value == r"\{\}" and len(node.args) == 1) else node
+    if node.op == "list" and all(is_equation(arg) and arg.args[0].op == "sym" for arg in node.args):
+        return Node("list", tuple(sorted(node.args, key=lambda arg: str(arg.args[0].value))), node.value)
+    return node
 
 
 def _same_scalar(gold: Node, answer: Node) -> bool | None:
@@ -227,7 +245,7 @@ def _compare_two_relations(gold: Node, answer: Node) -> bool | None:
     if gold_operator not in FLIPPED or answer_operator not in FLIPPED:
         if gold_operator != answer_operator:
             return False
-        if gold.args[0].op == answer.args[0].op == "sym" and gold.args[0] != answer.args[0]:
+        if value.symbols(gold) != value.symbols(answer):
             return False  # "x = 5" against "y = 5"
         return True if value.proportional(one, other) is not None else None
     ratio = value.proportional(one, other)

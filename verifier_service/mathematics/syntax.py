@@ -265,7 +265,7 @@ class _Parser:
         if name == "begin":
             return self._matrix()
         if name == "mathbb":
-            return Node("sym", value="\\mathbb" + self._name())
+            return Node("sym", value="\\mathbb" + (self._name() if self._text == "{" else self._take_any().text))
         raise Unreadable(f"command {name!r}")
 
     def _symbol(self, name: str) -> Node:

@@ -69,10 +69,10 @@ def _text_tokens(inside: str) -> list[Token]:
     content = inside.strip(" ,.")
     if content.lower() in _SPLITTERS:
         return [_KNOWN[content.lower()]]
-    if content in FUNCTIONS or (len(content) == 1 and content.isalpha()):
+    if content in _KNOWN or (len(content) == 1 and content.isalpha()):
         return _word_tokens(content)
-    if content == ":":
-        return [Token("mark", ":")]
+    if inside.strip() in (":", ","):
+        return [Token("mark", inside.strip())]
     if not content:
         return []
     if re.fullmatch(r"[\d.]+", content):

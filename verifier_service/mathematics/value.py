@@ -84,7 +84,7 @@ def same(gold: Node, answer: Node) -> bool | None:
         values = _values(gold, answer, 0)
         if values is None:
             return _same_tower(gold, answer)
-        return (_near(*values, _SAME) and _agree_to_the_unit(gold, answer, values)) or _rounds_to(gold, answer, *values)
+        return (_near(*values, _SAME) and _agree_closely(gold, answer, values)) or _rounds_to(gold, answer, *values)
     tolerance = max(_SAME, min(PRECISE.mpf("1e-5"), 1.5 * (_slack(gold) + _slack(answer))))
     complex_valued = any(part.op == "const" and part.value == "i" for part in (*gold.walk(), *answer.walk()))
     compared = 0
@@ -122,17 +122,20 @@ def _logarithm(node: Node) -> Node | None:
     return Node("call", (node,), "ln") if positive else None
 
 
-def _agree_to_the_unit(gold: Node, answer: Node, values: tuple[Scalar, Scalar]) -> bool:
-    """Two large constants that agree to 45 digits, and behind the point too: e^{200} is not e^{200} + 1."""
-    bits = int(PRECISE.mag(abs(values[0]))) if values[0] else 0
-    if bits < _NUM_SURE_BITS:
+def _agree_closely(gold: Node, answer: Node, values: tuple[Scalar, Scalar]) -> bool:
+    """Two constants that agree to 45 digits or are both as good as nothing: large ones must agree behind the point too
+    (e^{200} is not e^{200} + 1), tiny ones in their first digits (e^{-200} is neither e^{-201} nor 0)."""
+    size = max(map(abs, values))
+    bits = int(PRECISE.mag(size)) if size else 0
+    if _NUM_TINY_BITS < bits < _NUM_SURE_BITS:
         return True
-    with PRECISE.workprec(bits + 150):
+    with PRECISE.workprec(abs(bits) + 150):
         again = _precise_values(gold, answer, 0)
-        return again is not None and _near(*again, PRECISE.ldexp(1, -bits - _NUM_SURE_BITS))
+        return again is not None and bool(abs(again[0] - again[1]) <= PRECISE.ldexp(1, min(bits, 0) - _NUM_SURE_BITS))
 
 
 _NUM_SURE_BITS = 60
+_NUM_TINY_BITS = -160
 
 
 def real_number(node: Node) -> Fraction | None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, create_m
 
 from verifier_service import instructions
 from verifier_service.errors import TaskRefused
+from verifier_service.instructions.tokens import Check
 from verifier_service.schemas import Instruction, InstructionTask
 from verifier_service.verifier import Judgement, Lane, Tools
 
@@ -20,7 +21,7 @@ from verifier_service.verifier import Judgement, Lane, Tools
 class InstructionVerifier:
     kind: ClassVar[str] = "instruction"
     task_model: ClassVar = InstructionTask
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     description: ClassVar[str] = "IFEval and IFBench instructions, checked on the text after the thinking"
     lane: ClassVar[Lane] = "light"
     reasons: ClassVar[Mapping[str, str]] = {
@@ -46,7 +47,10 @@ class InstructionVerifier:
 
     def judge(self, task: InstructionTask, answer: str, tools: Tools) -> Judgement:
         texts = _variants(answer) if task.mode == "loose" else (answer,)
-        repaired = instructions.REPAIRED if task.semantics == "repaired" else {}
+        repaired: Mapping[str, Check] = {}
+        if task.semantics == "repaired":
+            repaired = instructions.REPAIRED
+            texts = tuple(text for text in texts if any(map(str.isalnum, text)))  # marks alone say nothing
         followed = []
         for instruction in task.instructions:
             check = repaired.get(instruction.id) or instructions.CHECKERS[instruction.id]

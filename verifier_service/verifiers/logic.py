@@ -34,7 +34,7 @@ _BROKE = frozenset({*_LIMIT_REASONS.values(), "scorer_killed"})
 class LogicVerifier:
     kind: ClassVar[str] = "logic"
     task_model: ClassVar = LogicTask
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
     description: ClassVar[str] = "Reasoning Gym puzzles, scored by the library; the answer between <answer> tags"
     lane: ClassVar[Lane] = "light"
     reasons: ClassVar[Mapping[str, str]] = {

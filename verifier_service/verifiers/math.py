@@ -30,7 +30,7 @@ REASONS: Mapping[str, str] = {
 class MathVerifier:
     kind: ClassVar[str] = "math"
     task_model: ClassVar = MathTask
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
     description: ClassVar[str] = (
         "Mathematical answers in LaTeX or plain notation, equal by value and structure; binary."
     )
@@ -97,7 +97,7 @@ def judge_expression(golds: Sequence[Reading], answer: str, tools: Tools) -> Jud
 
 def _second_judge(golds: Sequence[Reading], answer: str, tools: Tools) -> dict[str, Any] | None:
     """What `symbolic.compare` says; None where it hits its limits. Raises `CannotJudge` without a sandbox."""
-    payload = {"golds": [gold.text for gold in golds], "answer": reading(answer).text}
+    payload = {"golds": [gold.bare for gold in golds], "answer": reading(answer).bare}
     result = tools.isolated(SYMBOLIC).call(payload, limits=SYMBOLIC_LIMITS)
     if result.status is Status.SANDBOX_ERROR:
         raise CannotJudge("sandbox", result.detail)

@@ -19,7 +19,7 @@ DEFAULT_REL_TOL = 0.01
 class StemVerifier:
     kind: ClassVar[str] = "stem"
     task_model: ClassVar = StemTask
-    version: ClassVar[str] = "4"
+    version: ClassVar[str] = "5"
     description: ClassVar[str] = "Choices, quantities with units, expressions, chemistry and short texts; binary."
     lane: ClassVar[Lane] = "light"
     reasons: ClassVar[Mapping[str, str]] = {
