@@ -26,7 +26,7 @@ import torch  # noqa: E402
 from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 
 from trainer import head  # noqa: E402
-from trainer.batch import build_batches, num_tokens  # noqa: E402
+from trainer.batch import build_batches  # noqa: E402
 from trainer.config import LossConfig  # noqa: E402
 from trainer.loss import GlobalCounts, LossInputs, policy_loss  # noqa: E402
 from trainer.policy import Policy  # noqa: E402
@@ -64,6 +64,10 @@ def mixed_samples(count: int, vocab_size: int) -> list[TrainingSample]:
     return made
 
 
+def length_of(sample: TrainingSample) -> int:
+    return len(sample.prompt_ids) + len(sample.token_ids)
+
+
 def packed_update(samples: Sequence[TrainingSample], model: Qwen3ForCausalLM) -> float:
     """Mean loss of the tokens; moves nothing."""
     policy = Policy(model, 1.0)
@@ -75,7 +79,7 @@ def packed_update(samples: Sequence[TrainingSample], model: Qwen3ForCausalLM) ->
 def padded_update(samples: Sequence[TrainingSample], model: Qwen3ForCausalLM) -> float:
     """The same loss by rectangles."""
     model.set_attn_implementation("sdpa")
-    longest = max(map(num_tokens, samples))
+    longest = max(map(length_of, samples))
     counts = GlobalCounts(sum(len(s.token_ids) for s in samples), len(samples))
     rows = max(1, TOKENS_PER_MICROBATCH // longest)
     total = 0.0
@@ -83,8 +87,8 @@ def padded_update(samples: Sequence[TrainingSample], model: Qwen3ForCausalLM) ->
         chosen = samples[begin : begin + rows]
         ids, mask = torch.zeros(len(chosen), longest, dtype=torch.int64), torch.zeros(len(chosen), longest)
         for row, sample in enumerate(chosen):
-            ids[row, : num_tokens(sample)] = torch.tensor([*sample.prompt_ids, *sample.token_ids])
-            mask[row, len(sample.prompt_ids) - 1 : num_tokens(sample) - 1] = 1
+            ids[row, : length_of(sample)] = torch.tensor([*sample.prompt_ids, *sample.token_ids])
+            mask[row, len(sample.prompt_ids) - 1 : length_of(sample) - 1] = 1
         # Causal attention cannot see what is filled up on the right, so it needs no mask.
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
         logprobs, entropy = head.token_logprobs(logits.flatten(0, 1), ids[:, 1:].flatten(), 1.0)
@@ -117,9 +121,9 @@ def cpu_s(call: Callable[[], object]) -> float:
 
 def compare_updates(rounds: int) -> None:
     samples, model = mixed_samples(32, 1024), model_of(1024, 2).eval()
-    tokens = sum(map(num_tokens, samples))
-    longest = max(map(num_tokens, samples))
-    print(f"update: {len(samples)} sequences of {min(map(num_tokens, samples))} to {longest} tokens, {tokens} in all, ")
+    tokens = sum(map(length_of, samples))
+    longest = max(map(length_of, samples))
+    print(f"update: {len(samples)} sequences of {min(map(length_of, samples))} to {longest} tokens, {tokens} in all, ")
     print(f"  {tokens / len(samples) / longest:.0%} of a padded rectangle; microbatches of {TOKENS_PER_MICROBATCH}")
     losses = packed_update(samples, model), padded_update(samples, model)  # also warms up
     assert abs(losses[0] - losses[1]) < 1e-5, losses

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from heapq import heapify, heappop, heappush
+from itertools import count
 
 import torch
 
@@ -36,9 +38,9 @@ def build_batch(
     it with every layer.
     """
     trained = [s for s in samples if s.in_loss]
-    rows = balance([num_tokens(s) for s in samples], tokens_per_microbatch, num_ranks)[rank]
+    rows = balance(samples, tokens_per_microbatch, num_ranks)[rank]
     return TrainingBatch(
-        microbatches=tuple(pack([samples[i] for i in row] or [_nothing(samples[0])]) for row in rows),
+        microbatches=tuple(pack(row or [_nothing(samples[0])]) for row in rows),
         num_loss_tokens=sum(len(s.token_ids) for s in trained),
         num_sequences=len(trained),
     )
@@ -49,60 +51,99 @@ def _nothing(sample: TrainingSample) -> TrainingSample:
     return replace(sample, **first, in_loss=False)
 
 
-def cost(length: int) -> int:
-    """Of one sequence, in units of one pair of tokens in attention."""
-    return length * length + LINEAR_LENGTH * length
+def by_prompt(samples: Sequence[TrainingSample]) -> list[list[TrainingSample]]:
+    """Bundles of samples whose prompts are the same, which a row holds once."""
+    bundles: dict[tuple[int, ...], list[TrainingSample]] = {}
+    for sample in samples:
+        bundles.setdefault(sample.prompt_ids, []).append(sample)
+    return list(bundles.values())
 
 
-def balance(lengths: Sequence[int], max_tokens: int, num_ranks: int) -> list[list[list[int]]]:
-    """[rank][row] -> indices of the sequences in it: as few rows as possible, the same number on every rank.
+def num_tokens(bundle: Sequence[TrainingSample]) -> int:
+    """In a row, of samples that share their prompt."""
+    return len(bundle[0].prompt_ids) + sum(len(s.token_ids) for s in bundle)
 
-    Longest first, each to the row that costs least so far and has room (Graham's rule, at most 4/3 of the best possible
-    largest row where room does not matter); in the row they lie in this order too. Then the rows are dealt out by cost,
-    so that the ranks, which go through their rows in step, wait little for each other. A sequence longer than
-    `max_tokens` gets a row for itself.
+
+def cost(bundle: Sequence[TrainingSample]) -> int:
+    """Of samples that share their prompt, in units of one pair of tokens in attention."""
+    prompt = len(bundle[0].prompt_ids)
+    pairs = prompt**2 + sum((prompt + len(s.token_ids)) ** 2 - prompt**2 for s in bundle)
+    return pairs + LINEAR_LENGTH * num_tokens(bundle)
+
+
+def balance(samples: Sequence[TrainingSample], max_tokens: int, num_ranks: int) -> list[list[list[TrainingSample]]]:
+    """[rank][row] -> its samples: as few rows as possible, the same number on every rank.
+
+    Bundles of samples that share their prompt, dearest first, each to the row that costs least so far and has room
+    (Graham's rule, at most 4/3 of the best possible largest row where room does not matter and nothing is shared). Then
+    the rows are dealt out by cost, so that the ranks, which go through their rows in step, wait little for each other.
+    A sequence longer than `max_tokens` gets a row for itself.
     """
-    num_rows = num_ranks * max(1, -(-sum(lengths) // (max_tokens * num_ranks)))
-    while (rows := _fill(lengths, max_tokens, num_rows)) is None:
+    bundles = by_prompt(samples)
+    num_rows = num_ranks * max(1, -(-sum(map(num_tokens, bundles)) // (max_tokens * num_ranks)))
+    while (rows := _fill(bundles, max_tokens, num_rows, num_ranks)) is None:
         num_rows += num_ranks
-    rows.sort(key=lambda row: -sum(cost(lengths[i]) for i in row))
-    rounds = [rows[i : i + num_ranks] for i in range(0, num_rows, num_ranks)]
+    rows.sort(key=lambda row: -sum(map(cost, row)))
+    rounds = [[[s for b in row for s in b] for row in rows[i : i + num_ranks]] for i in range(0, num_rows, num_ranks)]
     # There and back, so that the first rank does not get the dearest of every round.
     return [[r[rank] if i % 2 == 0 else r[-1 - rank] for i, r in enumerate(rounds)] for rank in range(num_ranks)]
 
 
-def _fill(lengths: Sequence[int], max_tokens: int, num_rows: int) -> list[list[int]] | None:
-    """None where the sequences do not fit into so many rows this way."""
-    rows: list[list[int]] = [[] for _ in range(num_rows)]
+def _fill(
+    bundles: Sequence[list[TrainingSample]], max_tokens: int, num_rows: int, num_ranks: int
+) -> list[list[list[TrainingSample]]] | None:
+    """Rows of bundles, halved where they fit nowhere whole, or where the ranks could not be made even with them: more
+    than half of a row's share. None where the sequences do not fit into so many rows this way."""
+    rows: list[list[list[TrainingSample]]] = [[] for _ in range(num_rows)]
     tokens, costs = [0] * num_rows, [0] * num_rows
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):  # stable: equal lengths stay in order
-        fitting = [row for row in range(num_rows) if not rows[row] or tokens[row] + lengths[i] <= max_tokens]
+    dearest = sum(map(cost, bundles)) / num_rows / 2 if num_ranks > 1 else float("inf")
+    number = count()  # equally dear ones stay in order
+    waiting = [(-cost(bundle), next(number), bundle) for bundle in bundles]
+    heapify(waiting)
+    while waiting:
+        negative, _, bundle = heappop(waiting)
+        size = num_tokens(bundle)
+        fitting = [row for row in range(num_rows) if not rows[row] or tokens[row] + size <= max_tokens]
+        if len(bundle) > 1 and (size > max_tokens or -negative > dearest or not fitting):
+            for half in (bundle[::2], bundle[1::2]):
+                heappush(waiting, (-cost(half), next(number), half))
+            continue
         if not fitting:
             return None
         row = min(fitting, key=costs.__getitem__)
-        rows[row].append(i)
-        tokens[row] += lengths[i]
-        costs[row] += cost(lengths[i])
+        rows[row].append(bundle)
+        tokens[row] += size
+        costs[row] -= negative
     return rows
 
 
-def num_tokens(sample: TrainingSample) -> int:
-    return len(sample.prompt_ids) + len(sample.token_ids)
-
-
 def pack(samples: Sequence[TrainingSample]) -> Microbatch:
-    """Lay samples one behind the other; types.Microbatch shows the result."""
+    """Lay samples one behind the other, a prompt before all that share it; types.Microbatch shows the result."""
     ids: list[int] = []
+    lengths: list[int] = []
+    after: list[int | None] = []
     predict_at: list[int] = []
-    for sample in samples:
-        first = len(ids) + len(sample.prompt_ids) - 1
-        predict_at += range(first, first + len(sample.token_ids))
-        ids += [*sample.prompt_ids, *sample.token_ids]
+    bundles = by_prompt(samples)
+    for bundle in bundles:
+        prompt, alone = bundle[0].prompt_ids, len(bundle) == 1
+        start, prompt_segment = len(ids), len(lengths)
+        ids += prompt
+        if not alone:
+            lengths.append(len(prompt))
+            after.append(None)
+        for sample in bundle:
+            predict_at += [start + len(prompt) - 1, *range(len(ids), len(ids) + len(sample.token_ids) - 1)]
+            ids += sample.token_ids
+            lengths.append(num_tokens(bundle) if alone else len(sample.token_ids))
+            after.append(None if alone else prompt_segment)
+    samples = [sample for bundle in bundles for sample in bundle]
     repeats = torch.tensor([len(s.token_ids) for s in samples])
+    begins = [0 if a is None else lengths[a] for a in after]
     return Microbatch(
         input_ids=torch.tensor(ids),
-        position_ids=torch.cat([torch.arange(num_tokens(s)) for s in samples]),
-        lengths=tuple(num_tokens(s) for s in samples),
+        position_ids=torch.cat([torch.arange(b, b + n) for b, n in zip(begins, lengths, strict=True)]),
+        lengths=tuple(lengths),
+        after=tuple(after),
         predict_at=torch.tensor(predict_at),
         targets=torch.tensor([t for s in samples for t in s.token_ids]),
         sequence_ids=torch.arange(len(samples)).repeat_interleave(repeats),

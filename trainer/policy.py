@@ -70,7 +70,7 @@ class Policy(torch.nn.Module):
                 input_ids=batch.input_ids[None],
                 position_ids=batch.position_ids[None],
                 use_cache=False,
-                layout=lay_out(batch.lengths, batch.input_ids.device),
+                layout=lay_out(batch.lengths, batch.after, batch.input_ids.device),
             )
             .last_hidden_state[0]
             .index_select(0, batch.predict_at)
@@ -152,16 +152,19 @@ def _check_forward(model: PreTrainedModel) -> None:
         raise ConfigError(f"{model.config.model_type}: logits are not hidden states times the output embedding")
     own_attention = model.config._attn_implementation
     model.set_attn_implementation("packed")
+    # A prompt, two completions that go on from it, and the whole sequence once more.
+    row = [[0, 1], [2, 3], [2, 3], [0, 1, 2, 3]]
+    tokens = torch.tensor([token for segment in row for token in segment], device=ids.device)[None]
     try:
         packed = model.base_model(
-            input_ids=ids.repeat(1, 2),
-            position_ids=torch.arange(4, device=ids.device).repeat(1, 2),
+            input_ids=tokens,
+            position_ids=tokens,
             use_cache=False,
-            layout=lay_out((4, 4), ids.device),
+            layout=lay_out([len(segment) for segment in row], (None, 0, 0, None), ids.device),
         ).last_hidden_state
     except ValueError as error:
         raise ConfigError(f"{model.config.model_type}: {error}") from error
     model.set_attn_implementation(own_attention)
     # Kernels round each in their own way, in bfloat16 by percents; what leaks out of another sequence is far more.
-    if float((packed[:, 4:] - hidden).abs().max()) > 0.1 * float(hidden.abs().max()):
+    if float((packed - hidden.index_select(1, tokens[0])).abs().max()) > 0.1 * float(hidden.abs().max()):
         raise ConfigError(f"{model.config.model_type}: a packed sequence does not give what the sequence alone gives")

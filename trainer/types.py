@@ -99,11 +99,12 @@ class TrainingSample:
 
 @dataclass(frozen=True)
 class Microbatch:
-    """Sequences in one row, one behind the other without padding; what one forward pass takes.
+    """Sequences in one row without padding, completions behind the prompt that they share; what one forward pass takes.
 
-    Of two sequences with 2 + 2 and 1 + 2 tokens (prompt + completion):
-        input_ids = [p p c c p c c]   position_ids = [0 1 2 3 0 1 2]   lengths = (4, 3)
-        predict_at = [1 2 4 5]        targets = [c c c c]              sequence_ids = [0 0 1 1]
+    Of a prompt of 2 tokens with completions of 1 and 2, and a prompt of 2 with a completion of 1:
+        input_ids = [p p c c c p p c]   position_ids = [0 1 2 2 3 0 1 2]
+        lengths = (2, 1, 2, 3)          after = (None, 0, 0, None)
+        predict_at = [1 1 3 6]          targets = [c c c c]                sequence_ids = [0 1 1 2]
 
     T tokens in the row, N completion tokens. The hidden state at `predict_at[i]` predicts `targets[i]`.
     """
@@ -113,7 +114,9 @@ class Microbatch:
     position_ids: torch.Tensor
     """int64 [T], from 0 in each sequence."""
     lengths: tuple[int, ...]
-    """Tokens of each sequence; their sum is T. Attention never crosses a sequence."""
+    """Tokens of each segment: a sequence, or where several share a prompt, that and each completion. Their sum is T."""
+    after: tuple[int | None, ...]
+    """The segment that each goes on from, and sees besides itself; None where a sequence begins."""
     predict_at: torch.Tensor
     """int64 [N], indices into the row."""
     targets: torch.Tensor

@@ -1,5 +1,6 @@
 """Log-probabilities and entropy of completion tokens."""
 
+import random
 from functools import partial
 
 import pytest
@@ -46,6 +47,24 @@ def test_logprobs_and_entropy_of_completion_tokens_at_the_temperature() -> None:
     torch.testing.assert_close(entropy.double(), torch.stack(expected_entropy), rtol=1e-4, atol=1e-5)
 
 
+def test_completions_of_one_prompt_give_what_each_gives_alone() -> None:
+    """In value and in the gradient of every weight, in float64; prompts of one token and long completions too."""
+    rng = random.Random(0)
+    made = [
+        (prompt, [rng.randrange(64) for _ in range(length)])
+        for prompt, lengths in (([3, 4, 5, 6], (2, 140, 1, 9)), ([7], (1, 8, 130)), ([8, 9], (5,)))
+        for length in lengths
+    ]
+    together, apart = Policy(tiny_model().double(), 1.2), Policy(tiny_model().double(), 1.2)
+    logprobs = together.logprobs(pack([sample(*pair) for pair in made]))
+    alone = torch.cat([apart.logprobs(pack([sample(*pair)])) for pair in made])
+    torch.testing.assert_close(logprobs, alone, rtol=1e-6, atol=1e-7)  # rotations are float32
+    for found in (logprobs, alone):
+        (found * torch.arange(len(found))).sum().backward()
+    for a, b in zip(together.parameters(), apart.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-6, atol=1e-4)
+
+
 def test_chunks_change_neither_value_nor_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for budget in (2**26, 2 * 64):  # all five tokens at once; two tokens a chunk
@@ -76,6 +95,22 @@ def test_a_model_that_we_would_compute_wrongly_is_refused(config: PretrainedConf
     torch.manual_seed(0)
     with pytest.raises(ConfigError, match=why):
         policy_module._check_forward(AutoModelForCausalLM.from_config(config))
+
+
+def test_a_model_whose_tokens_see_their_neighbours_in_the_row_is_refused() -> None:
+    """Right for sequences one behind the other, since it minds where they begin, and wrong for a shared prompt."""
+    model = tiny_model()
+    layer = model.model.layers[0]
+    forward = layer.forward
+
+    def mixed(hidden: torch.Tensor, *, position_ids: torch.Tensor, **kwargs: object) -> torch.Tensor:
+        before = hidden.roll(1, 1) * (position_ids != 0)[..., None]
+        mixed: torch.Tensor = forward(hidden + before, position_ids=position_ids, **kwargs)
+        return mixed
+
+    layer.forward = mixed  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match="sequence alone"):
+        policy_module._check_forward(model)
 
 
 def test_a_model_that_is_not_there_is_a_config_error(tmp_path: object) -> None:

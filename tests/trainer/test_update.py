@@ -15,12 +15,14 @@ from trainer.update import configure, make_optimizer, update_policy
 
 
 def samples() -> list[TrainingSample]:
-    """Eight groups of three, of mixed lengths, with log-probabilities that a sampler could have given."""
+    """Eight groups of three with a prompt each, of mixed lengths, with log-probabilities that a sampler could have
+    given."""
     generator = torch.Generator().manual_seed(0)
-    made = []
+    made: list[TrainingSample] = []
     for i in range(24):
         lengths = torch.randint(1, 9, (2,), generator=generator).tolist()
-        prompt, completion = (tuple(torch.randint(2, 64, (n,), generator=generator).tolist()) for n in lengths)
+        drawn, completion = (tuple(torch.randint(2, 64, (n,), generator=generator).tolist()) for n in lengths)
+        prompt = drawn if i % 3 == 0 else made[-1].prompt_ids
         advantage = float(torch.randn((), generator=generator))
         made.append(
             TrainingSample(i // 3, prompt, completion, (-4.0,) * len(completion), advantage, in_loss=i % 7 != 0)
