@@ -24,6 +24,8 @@ class Pool(Generic[T]):
         self._prefer = prefer
         self._free: list[T | None] = [None] * size
         self._changed = threading.Condition()
+        self._turn = threading.Lock()
+        """Held by the one who waits: whoever wants all would wait for ever while others come and go."""
 
     @contextlib.contextmanager
     def lend(self, count: int = 1, *, fresh: bool = False, alone: bool = False) -> Iterator[list[T]]:
@@ -50,7 +52,7 @@ class Pool(Generic[T]):
     def _take(self, count: int) -> list[T | None]:
         if count > self._size:
             raise ValueError(f"{count} asked of a pool of {self._size}")
-        with self._changed:
+        with self._turn, self._changed:
             self._changed.wait_for(lambda: len(self._free) >= count)
             self._free.sort(key=lambda one: (one is not None, one is not None and self._prefer(one)))
             return [self._free.pop() for _ in range(count)]
