@@ -51,11 +51,11 @@ def _nothing(sample: TrainingSample) -> TrainingSample:
     return replace(sample, **first, in_loss=False)
 
 
-def by_prompt(samples: Sequence[TrainingSample]) -> list[list[TrainingSample]]:
-    """Bundles of samples whose prompts are the same, which a row holds once."""
-    bundles: dict[tuple[int, ...], list[TrainingSample]] = {}
-    for sample in samples:
-        bundles.setdefault(sample.prompt_ids, []).append(sample)
+def by_prompt(samples: Sequence[TrainingSample]) -> list[list[int]]:
+    """Numbers of the samples whose prompts are the same, which a row holds once."""
+    bundles: dict[tuple[int, ...], list[int]] = {}
+    for i, sample in enumerate(samples):
+        bundles.setdefault(sample.prompt_ids, []).append(i)
     return list(bundles.values())
 
 
@@ -79,7 +79,7 @@ def balance(samples: Sequence[TrainingSample], max_tokens: int, num_ranks: int) 
     the rows are dealt out by cost, so that the ranks, which go through their rows in step, wait little for each other.
     A sequence longer than `max_tokens` gets a row for itself.
     """
-    bundles = by_prompt(samples)
+    bundles = [[samples[i] for i in numbers] for numbers in by_prompt(samples)]
     num_rows = num_ranks * max(1, -(-sum(map(num_tokens, bundles)) // (max_tokens * num_ranks)))
     while (rows := _fill(bundles, max_tokens, num_rows, num_ranks)) is None:
         num_rows += num_ranks
@@ -118,25 +118,27 @@ def _fill(
 
 
 def pack(samples: Sequence[TrainingSample]) -> Microbatch:
-    """Lay samples one behind the other, a prompt before all that share it; types.Microbatch shows the result."""
+    """Lay samples one behind the other, a prompt before all that share it; types.Microbatch shows the result.
+
+    What there is for each completion token stays in the order of the samples.
+    """
     ids: list[int] = []
     lengths: list[int] = []
     after: list[int | None] = []
-    predict_at: list[int] = []
-    bundles = by_prompt(samples)
-    for bundle in bundles:
-        prompt, alone = bundle[0].prompt_ids, len(bundle) == 1
-        start, prompt_segment = len(ids), len(lengths)
+    predict_at: list[list[int]] = [[] for _ in samples]
+    for numbers in by_prompt(samples):
+        prompt, alone, segment = samples[numbers[0]].prompt_ids, len(numbers) == 1, len(lengths)
         ids += prompt
+        last = len(ids) - 1
         if not alone:
             lengths.append(len(prompt))
             after.append(None)
-        for sample in bundle:
-            predict_at += [start + len(prompt) - 1, *range(len(ids), len(ids) + len(sample.token_ids) - 1)]
-            ids += sample.token_ids
-            lengths.append(num_tokens(bundle) if alone else len(sample.token_ids))
-            after.append(None if alone else prompt_segment)
-    samples = [sample for bundle in bundles for sample in bundle]
+        for i in numbers:
+            own = samples[i].token_ids
+            predict_at[i] = [last, *range(len(ids), len(ids) + len(own) - 1)]
+            ids += own
+            lengths.append(len(own) + len(prompt) * alone)
+            after.append(None if alone else segment)
     repeats = torch.tensor([len(s.token_ids) for s in samples])
     begins = [0 if a is None else lengths[a] for a in after]
     return Microbatch(
@@ -144,7 +146,7 @@ def pack(samples: Sequence[TrainingSample]) -> Microbatch:
         position_ids=torch.cat([torch.arange(b, b + n) for b, n in zip(begins, lengths, strict=True)]),
         lengths=tuple(lengths),
         after=tuple(after),
-        predict_at=torch.tensor(predict_at),
+        predict_at=torch.tensor([place for places in predict_at for place in places]),
         targets=torch.tensor([t for s in samples for t in s.token_ids]),
         sequence_ids=torch.arange(len(samples)).repeat_interleave(repeats),
         rollout_logprobs=torch.tensor([x for s in samples for x in s.rollout_logprobs]),

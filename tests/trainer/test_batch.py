@@ -38,10 +38,12 @@ def test_two_sequences_by_hand() -> None:
     assert batch.rollout_logprobs.dtype == torch.float32
 
 
+FIRST, SECOND, OTHER = sample(1, 2, 1), replace(sample(1, 2, 2), token_ids=(150, 151)), sample(2, 2, 1)
+
+
 def test_completions_of_one_prompt_by_hand() -> None:
-    """The example of types.Microbatch; the sample between the two of a prompt comes after them."""
-    first, second = sample(1, 2, 1), replace(sample(1, 2, 2), token_ids=(150, 151))
-    batch = pack([first, sample(2, 2, 1), second])
+    """The example of types.Microbatch."""
+    batch = pack([FIRST, SECOND, OTHER])
     assert batch.input_ids.tolist() == [100, 101, 102, 150, 151, 200, 201, 202]
     assert batch.position_ids.tolist() == [0, 1, 2, 2, 3, 0, 1, 2]
     assert (batch.lengths, batch.after) == ((2, 1, 2, 3), (None, 0, 0, None))
@@ -49,6 +51,15 @@ def test_completions_of_one_prompt_by_hand() -> None:
     assert batch.targets.tolist() == [102, 150, 151, 202]
     assert batch.sequence_ids.tolist() == [0, 1, 1, 2]
     assert batch.advantages.tolist() == [1, 1, 1, 2]
+
+
+def test_what_belongs_to_completions_stays_in_the_order_of_the_samples() -> None:
+    batch = pack([FIRST, OTHER, SECOND])
+    assert batch.input_ids.tolist() == [100, 101, 102, 150, 151, 200, 201, 202]
+    assert batch.predict_at.tolist() == [1, 6, 1, 3]
+    assert batch.targets.tolist() == [102, 202, 150, 151]
+    assert batch.sequence_ids.tolist() == [0, 1, 2, 2]
+    assert batch.advantages.tolist() == [1, 2, 1, 1]
 
 
 def alone(lengths: Sequence[int]) -> list[TrainingSample]:

@@ -40,6 +40,15 @@ def test_an_honest_push_is_proven(tokenizer: PreTrainedTokenizerFast, tied: bool
     assert push_weights(Policy(tiny_model(1, tied), 1.2), engine, 1, PROBE, TOLERANCE) < TOLERANCE
 
 
+def test_probes_that_begin_alike_stay_in_their_order(tokenizer: PreTrainedTokenizerFast) -> None:
+    """The trainer computes what they have in common once."""
+    probe = Probe.of([(3, 4, 5), (6, 7), (3, 8)], vocab_size=64)
+    assert (
+        push_weights(Policy(tiny_model(1), 1.2), TorchEngine(tiny_model(0), tokenizer, 8), 1, probe, TOLERANCE)
+        < TOLERANCE
+    )
+
+
 NAMES = [name for name, _ in tiny_model(0, tied=False).named_parameters()]
 
 
