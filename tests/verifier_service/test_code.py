@@ -57,6 +57,13 @@ def statuses(judgement: Judgement) -> list[Any]:
     return [test["status"] for test in tests if isinstance(test, dict)]
 
 
+def test_a_test_that_slept_to_its_wall_limit_has_used_its_cpu_limit() -> None:
+    results = [RIGHT, ended(Status.WALL_TIME_LIMIT, 0.01), ended(Status.WALL_TIME_LIMIT, 0.01)]
+    judgement, tools = judge(results, 50, time_limit_s=2, total_time_limit_s=4)
+    assert len(tools.requests) == 3
+    assert statuses(judgement)[:4] == ["passed", "wall_time_limit", "wall_time_limit", "total_time_limit"]
+
+
 def test_fraction_runs_every_test() -> None:
     judgement, tools = judge([WRONG, RIGHT, WRONG, RIGHT], 4)
     assert (judgement.reward, judgement.reason) == (0.5, "some_tests_passed")
