@@ -138,7 +138,7 @@ def _run_tests(task: CodeTask, source: str, tools: Tools) -> Iterator[TestRun]:
         if run.status == Status.CPU_TIME_LIMIT and limits.cpu_time_s < task.time_limit_s:
             return  # it was not its own limit that it hit, but what was left of the total
         yield run
-        # One that slept to its wall limit has used its time too, or fifty tests that sleep would hold a worker for long.
+        # One that slept to its wall limit has used its time too, or fifty of them would hold a worker for long.
         left_s -= limits.cpu_time_s if run.status == Status.WALL_TIME_LIMIT else run.cpu_time_s
         if left_s <= 0:
             return
