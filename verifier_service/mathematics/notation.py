@@ -68,6 +68,7 @@ _RENAMED: tuple[tuple[str, str], ...] = (
     ("div", "/"),
     ("pmod bmod", r"\mod"),
     ("lvert rvert vert mid", "|"),
+    ("backslash", r"\setminus"),
     ("lbrace", r"\{"),
     ("rbrace", r"\}"),
     ("lbrack", "["),
@@ -118,7 +119,12 @@ def _repeating(match: re.Match[str]) -> str:
 
 
 # A system that is solved; with conditions ("&") it is a function in pieces.
-_CASES = re.compile(r"\\begin\{cases\}(.*)\\end\{cases\}", re.DOTALL)
+_CASES = re.compile(
+    r"(?:\\begin\{cases\}|\\left ?\\\{ ?\\begin\{(?:array|aligned)\} ?(?:\{[lcr]{1,3}\})?)"
+    r"(.{0,400}?)\\end\{(?:cases|array|aligned)\}(?: ?\\right ?\.)?",
+    re.DOTALL,
+)
+_CONSTANT = re.compile(r"\\text ?\{([ei])\}")
 _COLOUR = re.compile(r"\\(?:text)?color ?\{[A-Za-z]{1,20}\}")
 _MODULUS = re.compile(r"\( ?\\?mod ?\{? ?(\w{1,20}) ?\}? ?\)")
 _NEARLY = re.compile(
@@ -144,9 +150,9 @@ def canonical(text: str) -> str:
     if "\\" in text or "$" in text or "~" in text or "{,}" in text:
         if "\\\\" in text and r"\begin" not in text:
             text = _DOUBLED.sub(r"\\", text)
-        if r"{cases}" in text and "&" not in text:
+        if r"\end" in text and "&" not in text:
             text = _CASES.sub(lambda lines: lines[1].replace(r"\\", ", "), text)
-        text = _LATEX.sub(_latex, _REPEATING.sub(_repeating, text))
+        text = _CONSTANT.sub(r"\1", _LATEX.sub(_latex, _REPEATING.sub(_repeating, text)))
     if "color" in text:
         text = _COLOUR.sub("", text)
     if "mod" in text:

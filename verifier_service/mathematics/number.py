@@ -39,6 +39,9 @@ _NUMBER = re.compile(
 _FRACTION = re.compile(rf" ?\\frac ?(?:\{{ ?(-? ?{_PLAIN}) ?\}}|(\d)) ?(?:\{{ ?({_PLAIN}) ?\}}|(\d))(?! ?[\d.,])")
 _PURE_POWER = re.compile(rf"(?P<sign>[+-] ?)?10 ?{_POWER}(?P<tail>.*)")
 
+_BASED = re.compile(r"\(?(\d{1,50})\)? ?_ ?\{? ?\(?(\d{1,2})\)? ?\}?$")
+"""(101)_2 and 101_{(2)}"""
+
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _SCALES |= {"万": 10**4, "亿": 10**8}
 _SCALE = re.compile(rf" ?(?P<text>\\text ?\{{ ?)?({'|'.join(_SCALES)})(?![a-z]) ?(?P<end>\}})?")
@@ -63,6 +66,8 @@ def parse_number(text: str) -> Number | None:
     plain = _DIGITS.fullmatch(text)
     if plain is not None:
         return _from_digits(plain[1], plain[2] or "")
+    if "_" in text:
+        text = _BASED.sub(r"\1_\2", text)
     if text[:1].isalpha():
         word = _WORD.match(text)
         text = f"{_WORDS[word[1].lower()]}{text[word.end() :]}" if word else text
@@ -151,7 +156,11 @@ _UNIT = re.compile(
     r"|\\(?:mu|Omega|AA|circ|celsius) ?|\^ ?\{? ?-? ?\d\}?|\^\(-?\d\)|[ */.()'-]|(?<=[A-Za-z])\d(?=[ /*)]|$)){1,40}"
 )
 _LOOSE_DIGIT = re.compile(r"(?<![\^{(A-Za-z-]) ?(?<![\^{(A-Za-z-])\d|[A-Za-z]{2} \d")
-_LETTER_UNITS = frozenset("m g s h N J W V A K C F T L l M G Pa Hz eV".split())
+_LETTER_UNITS = frozenset(
+    "m g s h N J W V A K C F T L l M G Pa Hz eV ms us ns ps in mi yd hp pF nF mF mC ng pg dL cL mN mT mH Gy Sv Bq Wh ly"
+    " pc Da".split()
+)
+"""Letters that are a unit behind a space; "3ms" may be a product."""
 
 
 _LARGE_OHMS = re.compile(r"[kM] ?\\Omega")

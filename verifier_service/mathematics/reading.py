@@ -64,7 +64,7 @@ class Reading:
     @cached_property
     def _measured(self) -> tuple[str, str]:
         text = self._split[0]
-        if "\\text" not in text:
+        if "\\text" not in text and "|" not in text:
             return text, ""
         label = _WORDED_LABEL.match(text)
         return quantities.without_unit(text[label.end() :] if label else text)
@@ -121,9 +121,10 @@ _FOR_ALL = re.compile(
     r"(?: ?[a-z]\b)?(?: ?\\in ?\\mathbb ?\{? ?R ?\}?)?$"
 )
 _INEQUALITY = re.compile(r"[<>]|\\(?:ne|le|ge)(?![a-z])")
-# "\\text{Area} =": words in front of an equation, unless they change what it says.
+# "\\text{Area} =", "P(A|B) =": what an answer is called, unless the words change what it says.
 _WORDED_LABEL = re.compile(
-    r"\\text ?\{(?![^{}]*(?:not|n't|wrong|half|twice))[^{}]{1,40}\}(?: ?_ ?\{[^{}]{1,20}\})? ?= ?"
+    r"(?:\\text ?\{(?![^{}]*(?:not|n't|wrong|half|twice))[^{}]{1,40}\}(?: ?_ ?\{[^{}]{1,20}\})?"
+    r"|[A-Z] ?\([^()=|]{1,20}\|[^()=|]{1,20}\)) ?= ?"
 )
 _ALL_REALS = re.compile(r"(?:\\text ?\{ ?)?(?:all|any) real (?:numbers?|values?)(?: [a-z])?\.? ?\}?", re.IGNORECASE)
 _NO_SOLUTION = re.compile(

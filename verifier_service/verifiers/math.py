@@ -107,7 +107,7 @@ def _second_judge(golds: Sequence[Reading], answer: str, tools: Tools) -> dict[s
 def _require_readable(golds: Sequence[Reading], tools: Tools) -> None:
     """What is refused without a look at the ground truth (an "or", a restated sum), or at the second judge's limit,
     earns 0 only where that can be read: else a completion could choose between 0 and `error`. Raises `CannotJudge`."""
-    if any(gold.node is not None or gold.words is not None for gold in golds):
+    if any(gold.node or gold.number or gold.words for gold in golds):
         return
     said = _second_judge(golds, "0", tools)
     if said is None or len(said["unreadable"]) == len(golds):

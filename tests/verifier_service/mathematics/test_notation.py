@@ -22,6 +22,10 @@ from verifier_service.mathematics.notation import canonical
         (r"\$5.00", "5.00"),
         (r"0.1\overline{6}", r"\frac{15}{90}"),
         (r"\begin{pmatrix}1 \\ 2\end{pmatrix}", r"\begin{pmatrix}1 \\ 2\end{pmatrix}"),
+        (r"\left\{\begin{array}{l}x=1 \\ y=2\end{array}\right.", "x=1 , y=2"),
+        (r"1+\mathrm{i}", "1+i"),
+        ("Ｂ＝５", "B=5"),
+        ("SO₄²⁻", "SO_{4}^{2-}"),
         (r"\\frac{1}{2}", r"\frac{1}{2}"),
         ("**5**", "5"),
         (".5", ".5"),
@@ -33,7 +37,18 @@ def test_canonical(text: str, expected: str) -> None:
     assert canonical(text) == expected
 
 
-@pytest.mark.parametrize("text", ["\\" * 10**6, "$" * 10**6, "\\frac" * 10**5, "²" * 10**5, "{,}" * 10**5, " " * 10**6])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\\" * 10**6,
+        "$" * 10**6,
+        "\\frac" * 10**5,
+        "²" * 10**5,
+        "{,}" * 10**5,
+        " " * 10**6,
+        r"\begin{cases}" * 50_000 + r"\end",
+    ],
+)
 def test_canonical_is_linear(text: str) -> None:
     started = time.process_time()
     canonical(text)
