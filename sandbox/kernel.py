@@ -54,9 +54,9 @@ def set_no_new_privileges() -> None:
     _prctl("prctl(NO_NEW_PRIVS)", _PR_SET_NO_NEW_PRIVS, 1)
 
 
-def die_with_parent() -> None:
-    """SIGKILL when the parent thread ends. Cleared by a change of uid, so set it after one."""
-    _prctl("prctl(PDEATHSIG)", _PR_SET_PDEATHSIG, _SIGKILL)
+def die_with_parent(signum: int = _SIGKILL) -> None:
+    """A signal when the parent thread ends. Cleared by a change of uid, so set it after one."""
+    _prctl("prctl(PDEATHSIG)", _PR_SET_PDEATHSIG, signum)
 
 
 def become_subreaper() -> None:

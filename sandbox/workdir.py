@@ -7,14 +7,11 @@ was mounted beforehand for this slot (compose, Kubernetes), emptied after each p
 import contextlib
 import fcntl
 import os
-import time
 from collections.abc import Iterable
 
 from sandbox import kernel
 from sandbox.namespaces import WORK_DIR, WRITABLE
 
-_CLOCK_TICK_S = 0.02
-"""Time stamps of files are at least as fine as this."""
 _MAX_FILES = 4096
 
 
@@ -27,17 +24,14 @@ class MountedWorkDir:
         """`count_files`: gVisor refuses to."""
         self._options = f"mode=700,uid={uid},gid={gid}" + (f",nr_inodes={_MAX_FILES}" if count_files else "")
         self._size_bytes = 0
-        self._mounted_at = 0.0
-        self._used_at = 0.0
-        self._tick_s: float | None = None
+        self._change_shows = False
         self._untouched: tuple[int, int] = (0, 0)
 
     def refresh(self, size_bytes: int) -> None:
         """Make it empty, of `size_bytes`, and the current directory. Raises OSError."""
-        tell_apart = self._tick_s is not None and self._used_at - self._mounted_at > self._tick_s
-        if size_bytes != self._size_bytes or not tell_apart or self._stamp() != self._untouched or os.listdir(WORK_DIR):
+        same = size_bytes == self._size_bytes and self._change_shows and self._stamp() == self._untouched
+        if not same or os.listdir(WORK_DIR):
             self._mount(size_bytes)
-        self._used_at = time.monotonic()
 
     def _mount(self, size_bytes: int) -> None:
         os.chdir("/")
@@ -46,10 +40,9 @@ class MountedWorkDir:
         flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
         kernel.mount("tmpfs", WORK_DIR, "tmpfs", flags, f"{self._options},size={size_bytes}")
         os.chdir(WORK_DIR)
+        if not self._size_bytes:
+            self._change_shows = _every_change_shows(WORK_DIR)
         self._size_bytes = size_bytes
-        if self._tick_s is None:
-            self._tick_s = 0.0 if _every_change_shows(WORK_DIR) else _CLOCK_TICK_S
-        self._mounted_at = time.monotonic()
         self._untouched = self._stamp()
 
     def _stamp(self) -> tuple[int, int]:

@@ -1,18 +1,17 @@
 """Process plumbing that the standard library lacks."""
 
-import ctypes
 import os
 import signal
 from typing import NamedTuple
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
+from sandbox import kernel
+
 _TICKS, _PAGE_BYTES = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 
 
 def die_with_parent(signum: signal.Signals, parent_pid: int) -> None:
     """Have the kernel send this process a signal when its parent dies; at once if it already has."""
-    _libc.prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
+    kernel.die_with_parent(signum)
     if os.getppid() != parent_pid:
         os.kill(os.getpid(), signum)
 

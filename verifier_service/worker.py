@@ -159,18 +159,9 @@ class GradingWorker(SimpleWorker):
             job.restore(dict(zip(record[::2], record[1::2], strict=True)))
         except NoSuchJobError:
             return None
-        if payload is None:
-            log.error("chunk %s has lost its payload", chunk_id)
-            self._drop(chunk_id)
-            return None
-        job.attempts, job.payload = attempts, payload
+        job.attempts, job.payload = attempts, payload or b""
         self._renewed_at, self._taken_at = time.monotonic(), datetime.now(UTC)
         return job
-
-    def _drop(self, chunk_id: str) -> None:
-        keys = lanes.keys_of(chunk_id)
-        self.connection.delete(keys.record, keys.payload, keys.lease)
-        self.connection.lrem(keys.held, 1, chunk_id)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Grade one chunk. RQ calls this with every job it takes off the queue."""
@@ -183,7 +174,9 @@ class GradingWorker(SimpleWorker):
         except (ValueError, TypeError, LookupError):
             # It would end one worker after the other. Its API finds it lost.
             log.exception("chunk %s cannot be read", job.id)
-            self._drop(job.id)
+            keys = lanes.keys_of(job.id)
+            self.connection.delete(keys.record, keys.payload, keys.lease)
+            self.connection.lrem(keys.held, 1, job.id)
         self.set_state("idle")
         if self._grader.memory_bytes > self._settings.recycle_memory_mb << 20:
             self._stop_requested = True
