@@ -70,14 +70,18 @@ class SlotDir:
     def refresh(self, _size_bytes: int) -> None:
         """Make it empty and the current directory; its size is what it was mounted with. Raises OSError."""
         os.chdir(self.path)
-        if os.listdir(self._descriptor):
-            self._empty()
+        self.clear()
         if os.listdir(self._descriptor):
             raise OSError(f"{self.path} cannot be emptied")
 
-    def _empty(self) -> None:
+    def clear(self) -> None:
         """As the uid that filled it: where slots have uids of their own, that of an earlier process, which is gone."""
-        pid = os.fork()
+        if not os.listdir(self._descriptor):
+            return
+        try:
+            pid = os.fork()
+        except OSError:  # `refresh` looks again before the next program
+            return
         if pid == 0:
             with contextlib.suppress(BaseException):  # the forked child must end here; the parent looks at what is left
                 if self._uid is not None:

@@ -134,8 +134,10 @@ class Zygote:
         child.prepare_streams()
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it; a flood is to end at its limit
         self._has_pidfds = not in_gvisor
+        base_bytes = int(os.pread(statm, 200, 0).split()[0]) * mmap.PAGESIZE
+        os.close(statm)
         foreign_tasks = _FOREIGN_TASKS if (alone or in_gvisor) and uid is None else 0
-        self._jail = Jail(uid, ruleset, _pages(statm), os.getpid(), own_metadata, signals_stay, foreign_tasks)
+        self._jail = Jail(uid, ruleset, base_bytes, os.getpid(), own_metadata, signals_stay, foreign_tasks)
         work_dir = None if self._work is None else self._work.path
         _say(self._control, {"level": setup.level, "landlock_abi": version, "slot_uid": uid, "work_dir": work_dir})
 
@@ -181,14 +183,17 @@ class Zygote:
         watch(self._control, pid, with_pidfd=self._has_pidfds)
         _, wait_status, usage = os.wait4(pid, 0)
         others_cpu_s = self._end_descendants() if job.may_fork else 0.0
+        said = self._shared[1:].rstrip(b"\0").decode(errors="replace") or "died before it was isolated"
         ended = {
             "wait_status": wait_status,
             "cpu_s": usage.ru_utime + usage.ru_stime + others_cpu_s,
             "peak_bytes": usage.ru_maxrss * 1024,
-            "trouble": "" if self._shared[0] == _READY else self._trouble(),
+            "trouble": "" if self._shared[0] == _READY else said,
         }
         self._shared[0] = 0
         _say(self._control, ended)
+        if isinstance(self._work, workdir.SlotDir):
+            self._work.clear()  # at once: what is left takes of the container's memory until the next
 
     def _end_descendants(self) -> float:
         """Kill and reap all that the child left behind; the CPU seconds of those. They are this process's children now:
@@ -203,9 +208,6 @@ class Zygote:
             except ChildProcessError:
                 return cpu_s
             cpu_s += usage.ru_utime + usage.ru_stime
-
-    def _trouble(self) -> str:
-        return self._shared[1:].rstrip(b"\0").decode(errors="replace") or "died before it was isolated"
 
 
 def watch(control: socket.socket, pid: int, *, with_pidfd: bool) -> None:
@@ -292,10 +294,3 @@ def _move_up_descriptor(descriptor: int) -> int:
     moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_OWN_DESCRIPTOR)
     os.close(descriptor)
     return moved
-
-
-def _pages(statm: int) -> int:
-    """Bytes of address space of this process."""
-    pages = int(os.pread(statm, 200, 0).split()[0])
-    os.close(statm)
-    return pages * mmap.PAGESIZE

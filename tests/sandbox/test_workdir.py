@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +87,14 @@ def test_is_empty_for_the_next(slots: Slots, mounted: Path) -> None:
 def test_no_left_over_keeps_the_next_program_from_starting(slots: Slots, mounted: Path, leave: str) -> None:
     assert run(slots, f"import os; {leave}").stderr == b""
     assert run(slots, "import os; print(os.listdir())").stdout == b"[]\n"
+
+
+def test_what_a_program_leaves_takes_no_memory_until_the_next(slots: Slots, mounted: Path) -> None:
+    assert run(slots, f"open('a', 'wb').write(b'x' * {MIB})").stderr == b""
+    deadline = time.monotonic() + 60
+    while list(mounted.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_left_overs_of_an_earlier_warm_process_are_no_hindrance(slots: Slots, mounted: Path) -> None:
