@@ -17,7 +17,6 @@ import re
 import secrets
 import socket
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sandbox.errors import RunnerLost
@@ -25,6 +24,7 @@ from sandbox.launch import Ended, Launch
 from sandbox.native import NativeRunner
 from sandbox.peers import GONE_EXIT_CODE
 from sandbox.profiles import CONTEST_PACKAGES, Profile
+from sandbox.running import wait_for
 from sandbox.slots import Slots, killed_by_somebody, result_of
 from sandbox.types import AssertRequest, CallRequest, ExecutionRequest, ExecutionResult, Request, Status
 from sandbox.warm import WarmProcess
@@ -121,15 +121,10 @@ def _run_pair(processes: list[WarmProcess], request: AssertRequest) -> Ended:
     inputs = (_bytes(request.test), payload)
     judging = Launch(_TEST_DRIVER, inputs=inputs, num_outputs=1, pass_fds=test, limits=test_limits)
     try:
-        with (
-            ThreadPoolExecutor(1) as watcher,
-            processes[0].launch(playing) as player,
-            processes[1].launch(judging) as judge,
-        ):
+        with processes[0].launch(playing) as player, processes[1].launch(judging) as judge:
             for end in ends:  # each side must see the other's end when it comes
                 end.close()
-            verdict = watcher.submit(judge.wait)
-            ended, judged = player.wait(), verdict.result()
+            ended, judged = wait_for(player, judge)
     finally:
         for end in ends:
             end.close()

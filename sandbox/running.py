@@ -35,11 +35,11 @@ class Running(contextlib.AbstractContextManager["Running"]):
         self._told_cpu_s = 0.0
         """What the warm process said when it was last asked: most programs end before."""
         self._spent_before_s = 0.0
+        self._stopped_for: Status | None = None
+        self._next_look = self._started + self._patience()
         self._over: dict[str, Any] = {}
-        self._files = [memory_file(launch.stdin), *(os.memfd_create("out") for _ in range(2))]
-        self._files += [memory_file(data) for data in launch.inputs]
+        self._files: list[int] = []
         self._num_inputs = len(launch.inputs)
-        self._files += [os.memfd_create("out") for _ in range(launch.num_outputs)]
         job = Job(
             driver=launch.driver,
             cpu_s=limits.cpu_time_s if launch.held_by_kernel else 0,
@@ -51,12 +51,13 @@ class Running(contextlib.AbstractContextManager["Running"]):
             may_fork=launch.may_fork,
             data_only=launch.data_only,
         )
-        message = json.dumps(job).encode()
         try:
-            socket.send_fds(control, [message], [*self._files, *launch.pass_fds])
+            for data in (launch.stdin, None, None, *launch.inputs, *(None for _ in range(launch.num_outputs))):
+                self._files.append(os.memfd_create("out") if data is None else memory_file(data))
+            socket.send_fds(control, [json.dumps(job).encode()], [*self._files, *launch.pass_fds])
         except OSError as error:
             self._close_files()
-            raise RunnerLost(f"the warm process is gone: {error}") from None
+            raise RunnerLost(f"cannot start a program: {error}") from None
 
     def __exit__(self, *_error: object) -> None:
         self.close()
@@ -72,14 +73,19 @@ class Running(contextlib.AbstractContextManager["Running"]):
 
     def wait(self) -> Ended:
         """Until it ends, by itself or at a limit of its launch. Raises `RunnerLost`."""
-        stopped_for = None
-        while not self._until_over(self._patience()):
-            stopped_for = self._over_limit()
-            if stopped_for is not None:
-                self.kill()
-                if not self._until_over(_DEATH_TIMEOUT_S):
-                    raise RunnerLost("a killed program does not end")
-        return self._result(stopped_for)
+        return wait_for(self)[0]
+
+    def _attend(self) -> None:
+        """Hear what it says; when the time has come, look whether it is over a limit, and kill it."""
+        if self._hears(0) or time.monotonic() < self._next_look:
+            return
+        if self._stopped_for is not None:
+            raise RunnerLost("a killed program does not end")
+        self._stopped_for = self._over_limit()
+        if self._stopped_for is not None:
+            self.kill()
+        patience_s = self._patience() if self._stopped_for is None else _DEATH_TIMEOUT_S
+        self._next_look = time.monotonic() + patience_s
 
     def until_readable(self, descriptor: int) -> Status | None:
         """Until the caller's end of a pipe to the child has something to read, or its end (the child is gone): None.
@@ -153,9 +159,10 @@ class Running(contextlib.AbstractContextManager["Running"]):
             self._over = message
         return True
 
-    def _result(self, stopped_for: Status | None) -> Ended:
+    def _result(self) -> Ended:
         if self._over["trouble"]:
             raise RunnerLost(self._over["trouble"])
+        stopped_for = self._stopped_for
         if self._group is not None and self._group.has_killed():
             stopped_for = stopped_for or Status.MEMORY_LIMIT
         cap = self._limits.output_bytes
@@ -177,6 +184,18 @@ class Running(contextlib.AbstractContextManager["Running"]):
         for descriptor in self._files:
             os.close(descriptor)
         self._files = []
+
+
+def wait_for(*children: Running) -> list[Ended]:
+    """Until all have ended, each by itself or at a limit of its launch. Raises `RunnerLost`."""
+    events = select.poll()
+    for child in children:
+        events.register(child._control, select.POLLIN)
+    while at_work := [child for child in children if not child._over]:
+        events.poll(1000 * max(min(child._next_look for child in at_work) - time.monotonic(), 0))
+        for child in at_work:
+            child._attend()
+    return [child._result() for child in children]
 
 
 def memory_file(data: bytes) -> int:

@@ -50,17 +50,24 @@ class WarmProcess:
         home = str(Path(__file__).parent.parent)
         boot = _BOOT.format(home=home, descriptor=theirs.fileno(), stack_grows=level != "gvisor")
         command = [profile.interpreter, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", boot]
-        self._process = subprocess.Popen(
-            command,
-            pass_fds=[theirs.fileno()],
-            env=_ENVIRONMENT,
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        theirs.close()
         self._control = ours
+        try:
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                env=_ENVIRONMENT,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        except OSError as error:  # a neighbour may have all processes that there are
+            ours.close()
+            if self._group is not None:
+                self._group.close()
+            raise RunnerLost(f"no process for a warm interpreter: {error}") from None
+        finally:
+            theirs.close()
         try:
             if self._group is not None:
                 self._group.hold(self._process.pid)

@@ -71,6 +71,21 @@ def test_it_is_our_failure_where_a_known_good_program_fails_too(monkeypatch: pyt
     runner.close()
 
 
+@pytest.mark.parametrize("times", [1, 9])
+def test_where_no_process_is_to_be_had_no_program_is_to_blame(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    runner, start, failures = ProcessRunner(2), subprocess.Popen, iter(range(times))
+
+    def fail(*args: object, **kwargs: object) -> object:
+        if next(failures, None) is not None:
+            raise BlockingIOError("Resource temporarily unavailable")
+        return start(*args, **kwargs)  # type: ignore[call-overload]
+
+    monkeypatch.setattr("sandbox.warm.subprocess.Popen", fail)
+    status = runner.execute(ExecutionRequest("print(1)")).status
+    runner.close()
+    assert status is (Status.OK if times == 1 else Status.SANDBOX_ERROR)
+
+
 def test_a_program_killed_from_outside_runs_again() -> None:
     """As the kernel does when a neighbour took the memory."""
     slots = Slots(profile_of("landlock"), 1)
