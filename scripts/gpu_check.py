@@ -1,291 +1,89 @@
 """What the trainer promises of a CUDA device, checked and measured: `make gpu-check` (`python -m scripts.gpu_check`).
 
-Writes gpu-check.md and gpu-check.json and says what it could not run; docs/trainer.md says what it does. Exit code 1
-where something failed or there is no CUDA device.
+Each section is a process of its own with a time limit, so that none that crashes or hangs takes the others along; the
+important and quick ones come first. gpu-check.md and gpu-check.json are written after each, gpu-check.log holds what
+sections said. docs/trainer.md says what they do. Exit code 1 where something failed or there is no CUDA device.
 """
 
 import argparse
-import importlib.util
+import contextlib
 import json
 import os
-import statistics
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-import tomllib
-from collections.abc import Callable, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import torch
-from rich.console import Console
-from transformers import PretrainedConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from benchmarks.trainer import LocalClient, exact, spell_items
-from trainer.batch import build_batch, pack, to_device
-from trainer.config import LossConfig, OptimizerConfig
-from trainer.ledger import read_ledger
-from trainer.loss import GlobalCounts, LossInputs, policy_loss
-from trainer.parallel import Ranks, join_ranks
-from trainer.policy import Policy
-from trainer.progress import Progress
-from trainer.run_config import RunConfig
-from trainer.sharding import checkpoint_activations, compile_layers, kept_whole, shard
-from trainer.train import train
-from trainer.types import TrainingSample
-from trainer.update import make_optimizer, update_policy
+from scripts import gpu_sections, gpu_vllm
+from scripts.gpu_sections import ROOT, Result
+from trainer.parallel import join_ranks
 
-ROOT = Path(__file__).resolve().parent.parent
-PEAK_FLOPS = {"H100": 989.4e12, "H200": 989.4e12, "GH200": 989.4e12, "A100": 312e12, "L40S": 362e12}
-"""Dense bfloat16, from NVIDIA's data sheets (SXM; half of what is printed with sparsity)."""
-QWEN2_1_5B = Qwen2Config(
-    vocab_size=151936,
-    hidden_size=1536,
-    intermediate_size=8960,
-    num_hidden_layers=28,
-    num_attention_heads=12,
-    num_key_value_heads=2,
-    tie_word_embeddings=True,
-)
-LENGTHS = (4096, 2048, 1024, 512, 256, 256)
-"""Sequences of a packed microbatch: 8,192 tokens."""
-PROMPT_TOKENS = 64
+CUDA = torch.device("cuda", 0)
+GRACE_S = 30.0
+"""Beyond its limit, for a section that ends by itself."""
 
 
 @dataclass(frozen=True)
-class Result:
-    """A line of the table. `passed` None: not run, and `value` says why, or measured without a mark to reach."""
-
-    name: str
-    value: str
-    wanted: str = ""
-    passed: bool | None = None
+class Section:
+    check: Callable[[float], Iterable[Result]]
+    """Given the seconds it has."""
+    limit_s: float
+    """Several times what it takes."""
 
 
-def forward_flops(config: PretrainedConfig, lengths: Sequence[int], num_predicted: int) -> float:
-    """FLOPs of a forward pass over sequences of these lengths, two a multiply-add (PaLM, arXiv 2204.02311, appendix B).
-
-    Matrices: 2 a weight and token, the head for predicted tokens only. Attention: scores and values together
-    4 L^2 heads head_dim a layer, half of it because it is causal (FlashAttention-2, arXiv 2307.08691, section 4.1).
-    """
-    heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, config.hidden_size
-    head_dim = getattr(config, "head_dim", None) or width // heads
-    layer = width * head_dim * (2 * heads + 2 * kv_heads) + 3 * width * config.intermediate_size
-    matrices = 2.0 * config.num_hidden_layers * layer * sum(lengths) + 2.0 * width * config.vocab_size * num_predicted
-    attention = 2.0 * config.num_hidden_layers * heads * head_dim * sum(length**2 for length in lengths)
-    return matrices + attention
+def utilisation(compiled: bool) -> Iterable[Result]:
+    with join_ranks() as ranks:
+        yield from gpu_sections.measure_mfu(ranks, gpu_sections.QWEN2_1_5B, gpu_sections.LENGTHS, 8, compiled)
 
 
-def samples_of(lengths: Sequence[int], vocabulary: int, prompt_tokens: int = PROMPT_TOKENS) -> list[TrainingSample]:
-    """Random tokens, the same every time."""
-    generator = torch.Generator().manual_seed(0)
-    samples = []
-    for i, length in enumerate(lengths):
-        ids = tuple(torch.randint(vocabulary, (length,), generator=generator).tolist())
-        logprobs = (-1.0,) * (length - prompt_tokens)
-        samples.append(TrainingSample(i, ids[:prompt_tokens], ids[prompt_tokens:], logprobs, (-1.0) ** i))
-    return samples
+def sections(num_steps: int) -> dict[str, Section]:
+    """By name, in the order in which they run."""
+    return {
+        "numbers against the CPU": Section(lambda _: gpu_sections.check_numbers(CUDA), 120),
+        "MFU of a 1.5B Qwen2": Section(lambda _: utilisation(compiled=False), 300),
+        "vLLM: pushes and sleep": Section(lambda _: gpu_vllm.check_vllm_pushes(CUDA), 300),
+        "MFU of a 1.5B Qwen2, compiled": Section(lambda _: utilisation(compiled=True), 300),
+        "tests marked gpu": Section(lambda _: gpu_sections.check_kernels(), 300),
+        "a run with reset and resume": Section(lambda _: gpu_sections.check_run(CUDA), 300),
+        "a run with vLLM in process": Section(lambda _: gpu_vllm.check_vllm_run(CUDA), 300),
+        "a run with a vLLM server": Section(lambda _: gpu_vllm.check_vllm_run(CUDA, ["1"]), 600),
+        "a long run": Section(partial(gpu_sections.check_long_run, CUDA, num_steps), 4 * 3600),
+    }
 
 
-def loss_and_gradients(model: PreTrainedModel, samples: Sequence[TrainingSample], device: torch.device) -> Any:
-    """Loss, log-probabilities and gradients by name, on the CPU in float64."""
-    policy = Policy(model, 1.2)
-    batch = to_device(pack(samples), device)
-    logprobs, entropy = policy.logprobs_and_entropy(batch)
-    inputs = LossInputs(
-        policy_logprobs=logprobs,
-        old_logprobs=None,
-        rollout_logprobs=batch.rollout_logprobs.to(logprobs.dtype),
-        ref_logprobs=(logprobs - 0.1).detach(),
-        entropy=entropy,
-        advantages=batch.advantages.to(logprobs.dtype),
-        loss_mask=batch.loss_mask,
-        sequence_ids=batch.sequence_ids,
-    )
-    loss, _ = policy_loss(inputs, GlobalCounts(len(batch.targets), len(samples)), LossConfig())
-    loss.backward()
-    gradients = {n: p.grad.double().cpu() for n, p in model.named_parameters() if p.grad is not None}
-    return loss.detach().double().cpu(), logprobs.detach().double().cpu(), gradients
+def run_section(command: Sequence[str], limit_s: float, log: Path) -> tuple[list[Result], str]:
+    """A process's results, as far as it came, and what went wrong with it; empty: nothing."""
+    with tempfile.TemporaryDirectory() as folder, log.open("ab") as said:
+        told, begun = Path(folder) / "results", said.tell()
+        process = subprocess.Popen(
+            [*command, "--tell", str(told)], stdout=said, stderr=said, cwd=ROOT, start_new_session=True
+        )
+        fault = f"not done in {limit_s:.0f} s"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
+                status = process.wait(limit_s)
+                lines = log.read_bytes()[begun:].decode(errors="replace").strip().splitlines() or ["no output"]
+                fault = f"ended with {status}: {lines[-1][:200]}" if status else ""
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # with what it left behind on the device
+                process.wait()
+        lines = told.read_text().splitlines() if told.exists() else []
+    return [Result(**json.loads(line)) for line in lines], fault
 
 
-def check_numbers(device: torch.device) -> list[Result]:
-    """Loss, log-probabilities and gradients of a small model against the CPU in float64."""
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
-    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2}
-    model = Qwen2ForCausalLM(Qwen2Config(**sizes, initializer_range=0.1, tie_word_embeddings=True))
-    samples = samples_of((96, 64, 33), 512, 8)
-    loss, logprobs, gradients = loss_and_gradients(deepcopy(model).double(), samples, torch.device("cpu"))
-    results = []
-    for dtype, wanted in ((torch.float32, 1e-3), (torch.bfloat16, 0.2)):
-        moved = deepcopy(model)
-        torch.nn.Module.to(moved, device)
-        for parameter in moved.parameters():  # and not the rotary frequencies, which stay in float32
-            parameter.data = parameter.data.to(dtype)
-        found, found_logprobs, found_gradients = loss_and_gradients(moved, samples, device)
-        errors = [(found_gradients[n] - g).norm() / g.norm() for n, g in gradients.items()]
-        for what, error in (
-            ("log-probabilities, largest difference", float((found_logprobs - logprobs).abs().max())),
-            ("loss, difference", float((found - loss).abs())),
-            ("gradients, largest relative difference", float(max(errors))),
-        ):
-            results.append(Result(f"{dtype}: {what}", f"{error:.2g}", f"< {wanted:g}", error < wanted))
-    return results
-
-
-class Watching(Progress):
-    """Notes reward and the device's memory after every step; for the CPU that of this process."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__(Console(file=StringIO()))
-        self.bytes: list[int] = []
-        self.rewards: list[float] = []
-        self._device = device
-
-    def show(self, metrics: Any) -> None:
-        super().show(metrics)
-        self.rewards.append(metrics["reward_mean"])
-        if self._device.type == "cuda":
-            self.bytes.append(torch.cuda.memory_allocated(self._device))
-        else:
-            resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
-            self.bytes.append(resident_pages * os.sysconf("SC_PAGE_SIZE"))
-
-
-def demo_run(folder: Path, device: torch.device, num_steps: int, **settings: Any) -> Watching:
-    """The demo's config without its validation, the reference in host memory, rewards graded here."""
-    source = tomllib.loads((ROOT / "configs" / "demo.toml").read_text())
-    del source["validation"]
-    source["model"]["offload_reference"] = True
-    source |= {"run_dir": str(folder), "num_steps": num_steps} | settings
-    watching = Watching(device)
-    train(RunConfig.model_validate(source), LocalClient(exact), lambda _: spell_items(), watching)
-    return watching
-
-
-def check_run(device: torch.device, num_steps: int = 6, **settings: Any) -> list[Result]:
-    """A run with a reset half-way that is opened again and goes on; it proves resets, syncs and resumes by itself."""
-    reset = settings | {"reset": {"every_steps": num_steps // 2}}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "run"
-        demo_run(folder, device, num_steps, **reset)
-        demo_run(folder, device, num_steps + 2, **reset)
-        events = [entry.event for entry in read_ledger(folder)]
-    passed = events.count("resume") == 1 and events.count("reset") >= 2
-    return [Result("run with reset and resume, each proven", ", ".join(events), "a resume and its resets", passed)]
-
-
-def check_long_run(device: torch.device, num_steps: int, **settings: Any) -> list[Result]:
-    """Memory after steps of the last quarter against those of the second: the first holds what is made once. And the
-    reward of the last quarter against that of the first: a policy that collapses loses it."""
-    reset = settings | {"reset": {"every_steps": max(2, num_steps // 20)}}
-    with tempfile.TemporaryDirectory() as temporary:
-        watched = demo_run(Path(temporary) / "run", device, num_steps, **reset)
-    quarter, used = num_steps // 4, watched.bytes
-    growth = max(used[-quarter:]) / max(max(used[quarter : 2 * quarter]), 1) - 1
-    first, last = (statistics.fmean(part) for part in (watched.rewards[:quarter], watched.rewards[-quarter:]))
-    steps = f"over {num_steps:,} steps with resets"
-    return [
-        Result(f"memory {steps}", f"{growth:+.1%}", "< 2%", growth < 0.02),
-        Result(f"reward {steps}, first and last quarter", f"{first:.3f}, {last:.3f}", "no lower", last >= first),
-    ]
-
-
-def measure_mfu(
-    ranks: Ranks, config: PretrainedConfig, lengths: Sequence[int], microbatches: int, compiled: bool = False
-) -> list[Result]:
-    """Update (forward, backward, optimizer) and log-probability pass of packed microbatches, layers kept whole.
-
-    Utilisation is the model's FLOPs over time and peak: the backward pass counts twice the forward pass, what
-    activation checkpointing computes again counts nothing.
-    """
-    torch.manual_seed(0)
-    policy = Policy(Qwen2ForCausalLM(config), 1.2)
-    if compiled:
-        compile_layers(policy)
-    checkpoint_activations(policy.model)
-    if ranks.device.type == "cuda":
-        shard(policy, ranks, torch.bfloat16, keep_whole=True)
-    prompt = min(PROMPT_TOKENS, min(lengths) // 2)
-    samples = samples_of(lengths * microbatches, config.vocab_size, prompt)
-    batch = build_batch(samples, sum(lengths))
-    optimizer = make_optimizer(policy.parameters(), OptimizerConfig())
-    forward = microbatches * forward_flops(config, lengths, sum(lengths) - prompt * len(lengths))
-
-    def update() -> None:
-        update_policy(policy, policy, optimizer, [batch], LossConfig(kl_coef=0), 1.0, ranks)
-
-    @torch.no_grad()
-    def logprobs() -> None:
-        with kept_whole(policy):
-            for microbatch in batch.microbatches:
-                policy.logprobs(to_device(microbatch, ranks.device))
-
-    name = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "CPU"
-    peak = next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
-    how = ", compiled" if compiled else ""
-    rows = ((f"update{how}", update, 3 * forward, 0.35), (f"log-probability pass{how}", logprobs, forward, 0.45))
-    return [mfu_result(what, flops, seconds(act, ranks.device), peak, wanted) for what, act, flops, wanted in rows]
-
-
-def mfu_result(what: str, flops: float, duration_s: float, peak: float | None, wanted: float) -> Result:
-    rate = flops / duration_s
-    if peak is None:
-        return Result(f"{what}, MFU", f"{rate / 1e12:.3g} TFLOP/s; peak of this device not known", f"{wanted:.0%}")
-    text = f"{rate / peak:.1%} ({rate / 1e12:.0f} of {peak / 1e12:.0f} TFLOP/s)"
-    return Result(f"{what}, MFU", text, f">= {wanted:.0%}", rate / peak >= wanted)
-
-
-def seconds(act: Callable[[], None], device: torch.device, rounds: int = 3) -> float:
-    """The best of some rounds after a warm-up, the device's work waited for."""
-    times = []
-    for _ in range(rounds + 1):
-        begun = time.perf_counter()
-        act()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - begun)
-    return min(times[1:])
-
-
-def check_vllm(device: torch.device) -> list[Result]:
-    """A few steps with vLLM in this process, asleep while the policy trains, and with a server on a second GPU."""
-    if importlib.util.find_spec("vllm") is None:
-        return [Result("vLLM", "not run: not installed (pip install '.[vllm]')")]
-    engine: dict[str, Any] = {"kv_cache_mb": 1024, "max_rows": 64}
-    ways = [("vLLM in process, 3 steps, syncs proven", engine | {"kind": "vllm"})]
-    server = "vLLM server, weights over NCCL, 3 steps, syncs proven"
-    results = []
-    if torch.cuda.device_count() > 1:
-        ways.append((server, engine | {"kind": "vllm_http", "own_servers": ["1"]}))
-    else:
-        results.append(Result(server, "not run: needs a second GPU"))
-    for name, section in ways:
-        with tempfile.TemporaryDirectory() as temporary:
-            steps = len(demo_run(Path(temporary) / "run", device, 3, engine=section).bytes)
-        results.append(Result(name, f"{steps} steps", "3 steps", steps == 3))
-    return results
-
-
-def check_kernels() -> list[Result]:
-    """The tests that need a GPU."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/trainer"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    return [Result("tests marked gpu", done.stdout.strip().splitlines()[-1], "all pass", done.returncode == 0)]
-
-
-def attempt(check: Callable[[], list[Result]], name: str) -> list[Result]:
-    """What a check found; one that breaks is a failure of its own and keeps nobody from the others."""
-    print(f"gpu-check: {name} ...", file=sys.stderr, flush=True)
-    try:
-        return check()
-    except Exception as error:  # the report has to name it, whatever it is
-        return [Result(name, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", "", False)]
+def tell(results: Iterable[Result], path: Path) -> None:
+    """One line each, as soon as it is known."""
+    with path.open("w") as file:
+        for result in results:
+            print(json.dumps(asdict(result)), file=file, flush=True)
 
 
 def table(results: Sequence[Result], title: str) -> str:
@@ -295,29 +93,65 @@ def table(results: Sequence[Result], title: str) -> str:
     return "\n".join([*lines, *(f"| {r.name} | {r.value} | {r.wanted} | {marks[r.passed]} |" for r in results), ""])
 
 
+def check_all(
+    limits: dict[str, float], command: Callable[[str, float], Sequence[str]], out: Path, title: str, minutes: float
+) -> bool:
+    """Whether nothing failed. `limits`: seconds by section; `command`: of a section that has so many seconds left."""
+    until = time.monotonic() + 60 * minutes
+    results: list[Result] = []
+    for number, (name, limit_s) in enumerate(limits.items()):
+        write(results, list(limits)[number:], out, title)
+        left = min(limit_s, until - time.monotonic())
+        if left < 1:
+            results.append(Result(name, f"not run: {minutes:g} minutes were up"))
+            continue
+        print(f"gpu-check: {name} ...", file=sys.stderr, flush=True)
+        measured, fault = run_section(command(name, left), left + GRACE_S, out.with_suffix(".log"))
+        results += measured
+        if fault:
+            results.append(Result(name, fault, "", False))
+    print(write(results, [], out, title))
+    return all(result.passed is not False for result in results)
+
+
+def write(results: Sequence[Result], missing: Sequence[str], out: Path, title: str) -> str:
+    """The files, as they are to be found where nothing comes after."""
+    rows = [*results, *(Result(name, "not run: interrupted") for name in missing)]
+    out.with_suffix(".json").write_text(json.dumps([asdict(result) for result in rows], indent=1))
+    text = table(rows, title)
+    out.with_suffix(".md").write_text(text)
+    return text
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="200 steps instead of 2,000 in the memory check")
+    parser.add_argument("--quick", action="store_true", help="200 steps instead of 2,000 in the long run")
+    parser.add_argument("--minutes", type=float, default=24 * 60, help="for all; the long run ends where they are up")
     parser.add_argument("--out", type=Path, default=Path("gpu-check"), help="without its endings")
+    parser.add_argument("--section", choices=list(sections(0)), help="only this one")
+    parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--tell", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("gpu-check: no CUDA device", file=sys.stderr)
         return 1
-    device = torch.device("cuda", 0)
-    with join_ranks() as ranks:
-        results = attempt(lambda: check_numbers(device), "numbers against the CPU")
-        for compiled in (False, True):
-            name = f"MFU of a 1.5B Qwen2{', compiled' if compiled else ''}"
-            results += attempt(partial(measure_mfu, ranks, QWEN2_1_5B, LENGTHS, 8, compiled), name)
-    results += attempt(check_kernels, "tests marked gpu")
-    results += attempt(lambda: check_run(device), "a run with reset and resume")
-    results += attempt(lambda: check_long_run(device, 200 if arguments.quick else 2000), "a long run")
-    results += attempt(lambda: check_vllm(device), "vLLM")
-    text = table(results, f"gpu-check: {torch.cuda.get_device_name(device)}, torch {torch.__version__}")
-    arguments.out.with_suffix(".md").write_text(text)
-    arguments.out.with_suffix(".json").write_text(json.dumps([asdict(result) for result in results], indent=1))
-    print(text)
-    return int(any(result.passed is False for result in results))
+    every = sections(200 if arguments.quick else 2000)
+    if arguments.tell:
+        tell(every[arguments.section].check(arguments.seconds), arguments.tell)
+        return 0
+
+    def command(name: str, seconds: float) -> list[str]:
+        quick = ["--quick"] if arguments.quick else []
+        return [sys.executable, "-m", "scripts.gpu_check", "--section", name, "--seconds", f"{seconds:.0f}", *quick]
+
+    limits = {name: every[name].limit_s for name in ([arguments.section] if arguments.section else every)}
+    title = f"gpu-check: {torch.cuda.get_device_name(CUDA)}, torch {torch.__version__}"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: sections end with it
+    try:
+        return int(not check_all(limits, command, arguments.out, title, arguments.minutes))
+    except KeyboardInterrupt:
+        print(f"gpu-check: interrupted, see {arguments.out.with_suffix('.md')}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

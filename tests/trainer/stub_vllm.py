@@ -12,8 +12,8 @@ class StubVllm(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.weights = "default"
         self.logprobs_mode, self.version, self.world_size = "processed_logprobs", "0.32.0", 1
@@ -23,7 +23,7 @@ class StubVllm(ThreadingHTTPServer):
         """Completions after which connections are closed without an answer."""
         self.hangs = threading.Event()
         self.hanging_route: str | None = None
-        self.backend = "files"
+        self.backend, self.resets_cache = "files", True
         self.updating = False
         self.calls: list[tuple[str, Any]] = []
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -31,6 +31,19 @@ class StubVllm(ThreadingHTTPServer):
     @property
     def completions(self) -> list[Any]:
         return [body for route, body in self.calls if route == "/inference/v1/generate"]
+
+    def work(self, route: str, body: Any) -> None:
+        """What its engine does before it answers. An error is HTTP 500."""
+        if self.updating and route in ("/start_weight_update", "/shutdown_weight_transfer_engine"):
+            raise RuntimeError("an update is open")
+        if route in ("/start_weight_update", "/finish_weight_update"):
+            self.updating = route == "/start_weight_update"
+        if route == "/update_weight_version":
+            self.weights = body["new_version"]
+
+    def logprob(self) -> float:
+        """Of every token of a prompt."""
+        return -1.0
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients of these tests go away as they like."""
@@ -57,22 +70,24 @@ class _Handler(BaseHTTPRequestHandler):
             stub.statuses["/weight_info"] = 503
             self.close_connection = True
             return
-        status = stub.statuses.get(route, 500 if route == "/start_weight_update" and stub.updating else 200)
+        status = stub.statuses.get(route, 200)
+        if status == 200:
+            try:
+                stub.work(route, body)
+            except RuntimeError:
+                status = 500
         self.send_response(status)
         self.end_headers()
         self.wfile.write(json.dumps(self._answer(route, body) if status == 200 else {"error": "stub"}).encode())
 
     def _answer(self, route: str, body: Any) -> Any:
         stub = self.server
-        if route in ("/start_weight_update", "/finish_weight_update"):
-            stub.updating = route == "/start_weight_update"
-        if route == "/finish_weight_update" and body:
-            stub.weights = body["weight_version"]
         config = {"logprobs_mode": stub.logprobs_mode, "max_model_len": 64}
         answers: dict[str, Any] = {
             "/version": {"version": stub.version},
             "/weight_info": {"weight_version": stub.weights},
             "/get_world_size": {"world_size": stub.world_size},
+            "/reset_prefix_cache": {"success": stub.resets_cache},
             "/server_info": {
                 "vllm_config": {"model_config": config, "weight_transfer_config": {"backend": stub.backend}}
             },
@@ -89,5 +104,5 @@ class _Handler(BaseHTTPRequestHandler):
             "logprobs": {"content": [{"token_id": i, "logprob": -0.5} for i in ids]},
             "weight_versions": [{"version": self.server.weights, "start": 0, "end": 2}],
         }
-        told = [None, *({str(i): {"logprob": -1.0}} for i in body["token_ids"][1:])]
+        told = [None, *({str(i): {"logprob": self.server.logprob()}} for i in body["token_ids"][1:])]
         return {"choices": [choice], "prompt_logprobs": told if "prompt_logprobs" in params else None}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 
@@ -44,7 +45,6 @@ class Fixture:
             FilesChannel(),
             Reader(tokenizer(), END_IDS),
             SETTINGS.max_rows,
-            self.policy.weights,
             ALONE,
         )
 
@@ -81,6 +81,17 @@ def test_a_transfer_that_a_dead_trainer_left_halfway_is_made_good(served: Fixtur
     served.server.post("/pause?mode=keep")
     served.server.post("/start_weight_update")
     FilesChannel().send(other[: len(other) // 2], [served.server])
+    assert push_weights(served.policy, served.engine, 4, PROBE, TOLERANCE) < TOLERANCE
+    assert largest_error(rolled(served.engine), served.policy) < TOLERANCE
+
+
+def test_weights_arrive_after_some_that_the_server_could_not_take(served: Fixture) -> None:
+    """It is given them again without being started anew."""
+    push_weights(served.policy, served.engine, 3, PROBE, TOLERANCE)
+    served.server.post("/pause?mode=keep")
+    served.server.post("/start_weight_update")
+    with pytest.raises(httpx.HTTPStatusError):
+        served.server.post("/update_weights", {"update_info": {"path": "/nowhere"}})
     assert push_weights(served.policy, served.engine, 4, PROBE, TOLERANCE) < TOLERANCE
     assert largest_error(rolled(served.engine), served.policy) < TOLERANCE
 

@@ -1,9 +1,11 @@
 """The whole loop on the real vLLM: ten steps in which the reward rises, and a run that goes on after its end."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,19 +61,26 @@ def test_the_same_loop_on_the_engine_without_vllm(tmp_path: Path) -> None:
 
 TWO_RANKS = """
 from pathlib import Path
+import json
 import sys
 from tests.trainer.test_vllm_loop import SETTINGS, letters
 from tests.trainer.tiny import run_config, train_quietly
-train_quietly(run_config(Path(sys.argv[1]), num_steps=3, engine__kind="vllm", **SETTINGS), letters)
+train_quietly(run_config(Path(sys.argv[1]), num_steps=3, **json.loads(sys.argv[2]), **SETTINGS), letters)
 """
 
 
-def test_two_ranks_have_an_engine_each(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "engine",
+    [{"engine__kind": "vllm"}, {"engine__kind": "vllm_http", "engine__own_servers": [""]}],
+    ids=["an engine each", "a server for both"],
+)
+def test_two_ranks(tmp_path: Path, engine: dict[str, Any]) -> None:
     script = tmp_path / "two.py"
     script.write_text(TWO_RANKS)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, script, tmp_path / "run"], env=environment, capture_output=True, text=True)
+    command += [str(script), str(tmp_path / "run"), json.dumps(engine)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = metrics_of(tmp_path / "run")
     assert len(lines) == 3

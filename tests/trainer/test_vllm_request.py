@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from tests.trainer.tiny import run_config
-from tests.trainer.vllm_models import model, tokenizer
+from tests.trainer.vllm_models import tokenizer
 from trainer.engine.choice import http_engine, longest_sequence
 from trainer.engine.config import EngineConfig
 from trainer.engine.flight import Reader
@@ -16,7 +16,6 @@ from trainer.engine.protocol import Sampling, sampling_seed
 from trainer.engine.vllm_request import check_version, sampling_params
 from trainer.errors import ConfigError
 from trainer.parallel import Ranks
-from trainer.policy import Policy
 
 
 @pytest.mark.parametrize("version", ["0.32.0", "0.32.0+cpu", "0.33.5", "0.33.0rc1"])
@@ -55,7 +54,6 @@ def test_own_servers_are_refused_where_ranks_run_elsewhere(tmp_path: Path, monke
             config,
             "model",
             Reader(tokenizer(), frozenset({1})),
-            Policy(model(0, True), 1.0),
             torch.float32,
             Ranks(0, 2),
         )

@@ -1,6 +1,7 @@
 """Servers that are lost, come back, hang or are not what they should be; without vLLM."""
 
 import contextlib
+import gc
 import resource
 import subprocess
 import sys
@@ -17,12 +18,12 @@ import torch
 
 from tests.trainer.stub_vllm import StubVllm
 from tests.trainer.vllm_models import request, tokenizer, tokens
-from trainer.engine import vllm_http, vllm_weights
+from trainer.engine import vllm_http, vllm_servers
 from trainer.engine.flight import Reader
 from trainer.engine.protocol import Sampling
 from trainer.engine.vllm_http import VllmHttpEngine
 from trainer.engine.vllm_servers import Server, Servers, refuse_public
-from trainer.engine.vllm_weights import FilesChannel, NcclChannel, chunks
+from trainer.engine.vllm_weights import FilesChannel
 from trainer.errors import ConfigError, EngineError
 from trainer.parallel import ALONE, Ranks
 from trainer.types import RolloutGroup
@@ -44,7 +45,7 @@ def stubs() -> Iterator[list[StubVllm]]:
 
 def engine_of(servers: Sequence[Server], patience_s: float = 60.0) -> VllmHttpEngine:
     kept = Servers(servers, patience_s, 64, "files")
-    return VllmHttpEngine(kept, FilesChannel(), Reader(tokenizer(), frozenset({1})), 16, lambda: WEIGHTS, ALONE)
+    return VllmHttpEngine(kept, FilesChannel(), Reader(tokenizer(), frozenset({1})), 16, ALONE)
 
 
 @pytest.fixture
@@ -169,10 +170,61 @@ def test_a_server_that_does_not_take_its_weights_is_left_out(stubs: list[StubVll
     assert stubs[0].completions == []
 
 
+def test_a_server_whose_old_cache_stays_is_left_out(stubs: list[StubVllm]) -> None:
+    """It answers 200 and says in the body that it did nothing."""
+    stubs[0].resets_cache = False
+    engine = engine_of([Server(stub.url) for stub in stubs])
+    engine.push(WEIGHTS, 0)
+    assert [server.url for server in engine._servers.serving()] == [stubs[1].url]
+
+
+def test_what_every_server_dies_of_ends_the_run(engine: VllmHttpEngine, stubs: list[StubVllm]) -> None:
+    """They come back each time: without an end it would go on for ever."""
+    for stub in stubs:
+        stub.statuses["/inference/v1/generate"] = 500
+    with pytest.raises(EngineError, match="5 vLLM servers in a row were lost with the same completion"):
+        rolled(engine)
+
+
+def test_what_comes_from_before_a_loss_is_not_blamed_on_the_server_that_came_back(engine: VllmHttpEngine) -> None:
+    """It has the same weights under the same name by then."""
+    lost = engine._servers.all[0]
+    life = lost.num_losses
+    engine._servers.lose(lost, "the test says so")
+    lost.weights = engine._name
+    with vllm_http._Asking(engine._servers, engine._read, lambda: None) as asking:
+        asking._lose(lost, life, "an old connection broke")
+        assert lost.weights == engine._name
+        asking._lose(lost, lost.num_losses, "a new one")
+        assert lost.weights is None
+
+
+def test_a_rollout_without_requests_leaves_nothing_behind(engine: VllmHttpEngine) -> None:
+    """As that of a rank which gets no share of a small step."""
+    assert list(engine.rollout([], SAMPLING)) == []
+    gc.collect()  # of a coroutine that nobody awaits it is told only then
+
+
+def test_a_rollout_that_is_closed_while_servers_are_lost_ends(engine: VllmHttpEngine, stubs: list[StubVllm]) -> None:
+    """And what is asked next is not confused by it."""
+    arrivals = engine.rollout(REQUESTS, SAMPLING)
+    next(arrivals)
+    stubs[0].dies_at = 0
+    next(arrivals)
+    arrivals.close()
+    assert all(server.num_running == 0 for server in engine._servers.all)
+    stubs[0].dies_at = None
+    stubs[0].statuses.clear()
+    engine.push(WEIGHTS, 1)
+    assert tokens(rolled(engine)) == EXPECTED
+    assert len(engine._servers.serving()) == 2
+
+
 def test_a_push_pauses_and_resets_before_it_goes_on(engine: VllmHttpEngine, stubs: list[StubVllm]) -> None:
     routes = [route for route, _ in stubs[0].calls]
     assert routes[routes.index("/pause") :] == [
         "/pause", "/start_weight_update", "/update_weights", "/finish_weight_update", "/reset_prefix_cache", "/resume",
+        "/update_weight_version",
     ]  # fmt: skip
 
 
@@ -417,6 +469,34 @@ class TwoRanks(Ranks):
         return value
 
 
+def test_when_all_are_lost_one_rank_gives_weights_and_the_others_see_it(stubs: list[StubVllm]) -> None:
+    """In the middle of a rollout ranks do not meet."""
+    engines = [
+        VllmHttpEngine(
+            Servers([Server(stub.url) for stub in stubs], 60.0, 64, "files"),
+            FilesChannel(),
+            Reader(tokenizer(), frozenset({1})),
+            16,
+            TwoRanks(rank, 2),
+        )
+        for rank in range(2)
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda engine: engine.push(WEIGHTS, 0), engines))
+        for stub in stubs:
+            stub.weights = "default"
+        assert list(pool.map(lambda engine: tokens(rolled(engine)), engines)) == [EXPECTED] * 2
+    assert {stub.weights for stub in stubs} == {engines[1]._name}, "the same name, or the ranks would not agree"
+
+
+def test_a_rank_that_waits_in_vain_ends_the_run_with_a_line(
+    stubs: list[StubVllm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_servers, "CONTROL_TIMEOUT_S", 0.1)
+    with pytest.raises(EngineError, match="no vLLM server came back with its weights"):
+        Servers([Server(stub.url) for stub in stubs], 0.1, 64, "files").wait_for("weights that nobody gives")
+
+
 def test_every_rank_knows_which_servers_have_the_weights(stubs: list[StubVllm]) -> None:
     stubs[0].statuses["/update_weights"] = 500
     taken: list[int] = []
@@ -429,7 +509,7 @@ def test_every_rank_knows_which_servers_have_the_weights(stubs: list[StubVllm]) 
     def be(rank: int) -> tuple[Any, Any]:
         kept = Servers([Server(stub.url) for stub in stubs], 60.0, 64, "files")
         reader, ranks = Reader(tokenizer(), frozenset({1})), TwoRanks(rank, 2)
-        engine = VllmHttpEngine(kept, FilesChannel(), reader, 16, lambda: WEIGHTS, ranks)
+        engine = VllmHttpEngine(kept, FilesChannel(), reader, 16, ranks)
         engine.push(weights(rank), 0)
         return tokens(rolled(engine)), engine.fingerprint([[3, 4, 5]])
 
@@ -437,96 +517,3 @@ def test_every_rank_knows_which_servers_have_the_weights(stubs: list[StubVllm]) 
         assert list(pool.map(be, range(2))) == [(EXPECTED, [[-1.0, -1.0]])] * 2
     assert sorted(taken) == [0, 0, 1, 1]
     assert not stubs[0].completions
-
-
-class Broadcast:
-    """A group of the transfer's on which nothing is sent."""
-
-    destroyed = False
-
-    def destroy(self) -> None:
-        self.destroyed = True
-
-
-@pytest.fixture
-def nccl(stubs: list[StubVllm], monkeypatch: pytest.MonkeyPatch) -> tuple[NcclChannel, list[Server]]:
-    for stub in stubs:
-        stub.backend = "nccl"
-    channel = NcclChannel(torch.device("cpu"))
-    monkeypatch.setattr(channel, "_open", lambda common: Broadcast())
-    monkeypatch.setattr(channel, "_broadcast", lambda tensors: None)
-    return channel, [Server(stub.url) for stub in stubs]
-
-
-def nccl_engine(nccl: tuple[NcclChannel, list[Server]]) -> VllmHttpEngine:
-    channel, servers = nccl
-    reader = Reader(tokenizer(), frozenset({1}))
-    return VllmHttpEngine(Servers(servers, 60.0, 64, "nccl"), channel, reader, 16, lambda: WEIGHTS, ALONE)
-
-
-def init_infos(stub: StubVllm) -> list[Any]:
-    return [body["init_info"] for route, body in stub.calls if route == "/init_weight_transfer_engine"]
-
-
-def test_workers_of_all_servers_join_one_group(
-    stubs: list[StubVllm], nccl: tuple[NcclChannel, list[Server]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[Any] = []
-    monkeypatch.setattr(nccl[0], "_open", lambda common: opened.append(common))
-    stubs[0].world_size, stubs[1].world_size = 2, 4
-    nccl_engine(nccl).push(WEIGHTS, 0)
-    [first], [second] = map(init_infos, stubs)
-    assert (first["rank_offset"], second["rank_offset"]) == (1, 3), "rank 0 is the trainer"
-    assert first["world_size"] == second["world_size"] == opened[0]["world_size"] == 7
-    assert first["master_address"] == "127.0.0.1"
-    assert first["master_port"] == second["master_port"] == opened[0]["master_port"]
-
-
-def test_the_group_stays_as_long_as_its_members_do(
-    stubs: list[StubVllm], nccl: tuple[NcclChannel, list[Server]]
-) -> None:
-    engine = nccl_engine(nccl)
-    engine.push(WEIGHTS, 0)
-    engine.push(WEIGHTS, 1)
-    assert [len(init_infos(stub)) for stub in stubs] == [1, 1]
-    stubs[1].weights = "default"  # started anew, and nobody asked it anything since
-    engine.push(WEIGHTS, 2)
-    assert [len(init_infos(stub)) for stub in stubs] == [2, 2]
-
-
-def test_a_group_that_a_dead_trainer_left_is_given_up_first(
-    stubs: list[StubVllm], nccl: tuple[NcclChannel, list[Server]]
-) -> None:
-    nccl_engine(nccl).push(WEIGHTS, 0)
-    routes = [route for route, _ in stubs[0].calls]
-    assert routes.index("/shutdown_weight_transfer_engine") < routes.index("/init_weight_transfer_engine")
-
-
-def never(*_: Any) -> None:
-    threading.Event().wait()
-
-
-@pytest.mark.parametrize("route", ["/init_weight_transfer_engine", "/update_weights"])
-def test_a_server_that_fails_in_a_transfer_ends_it_though_nccl_waits_for_ever(
-    stubs: list[StubVllm], nccl: tuple[NcclChannel, list[Server]], monkeypatch: pytest.MonkeyPatch, route: str
-) -> None:
-    monkeypatch.setattr(nccl[0], "_open" if "init" in route else "_broadcast", never)
-    stubs[0].statuses[route], stubs[1].hanging_route = 500, route
-    before = set(threading.enumerate())
-    with pytest.raises(EngineError, match="did not take its weights: HTTP 500"):
-        nccl_engine(nccl).push(WEIGHTS, 0)
-    assert all(thread.daemon for thread in set(threading.enumerate()) - before), "the process could not end"
-
-
-def test_a_transfer_to_nobody_ends_with_a_line(stubs: list[StubVllm], nccl: tuple[NcclChannel, list[Server]]) -> None:
-    for stub in stubs:
-        stub.statuses["/pause"] = 500
-    with pytest.raises(EngineError):
-        nccl_engine(nccl).push(WEIGHTS, 0)
-
-
-def test_chunks_hold_what_fits_and_one_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_weights, "CHUNK_BYTES", 40)
-    sizes = [4, 6, 1, 20, 2]
-    found = [[t.numel() for _, t in chunk] for chunk in chunks((str(n), torch.zeros(n)) for n in sizes)]
-    assert found == [[4, 6], [1], [20], [2]]

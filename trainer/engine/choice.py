@@ -44,12 +44,10 @@ def make_engine(
         from trainer.engine.vllm_engine import VllmEngine
 
         return VllmEngine(str(folder), reader, config.engine, longest_sequence(config), dtype)
-    return http_engine(config, str(folder), reader, policy, dtype, ranks)
+    return http_engine(config, str(folder), reader, dtype, ranks)
 
 
-def http_engine(
-    config: RunConfig, model: str, reader: Reader, policy: Policy, dtype: torch.dtype, ranks: Ranks
-) -> VllmHttpEngine:
+def http_engine(config: RunConfig, model: str, reader: Reader, dtype: torch.dtype, ranks: Ranks) -> VllmHttpEngine:
     """Each rank knows all servers; own ones are started by rank 0 with the first weights."""
     engine, longest = config.engine, longest_sequence(config)
     channel = NcclChannel(ranks.device) if ranks.device.type == "cuda" else FilesChannel()
@@ -69,7 +67,7 @@ def http_engine(
 
     servers = [Server(url) for url in engine.urls] + ranks.on_main(own_servers)
     kept = Servers(servers, engine.patience_s, longest, channel.backend)
-    return VllmHttpEngine(kept, channel, reader, engine.max_rows, policy.weights, ranks)
+    return VllmHttpEngine(kept, channel, reader, engine.max_rows, ranks)
 
 
 def installed_vllm() -> str:

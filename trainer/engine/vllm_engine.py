@@ -11,6 +11,7 @@ from trainer.engine.config import EngineConfig
 from trainer.engine.flight import Flight, Reader, Ticket
 from trainer.engine.protocol import Engine, RolloutRequest, Sampling
 from trainer.engine.vllm_request import PROBE_PARAMS, dtype_name, sampling_params
+from trainer.errors import WeightSyncError
 from trainer.types import RolloutGroup
 
 # Before vLLM is imported: its engine runs in this process, and on a CPU leaves the threads to whom they belong.
@@ -88,7 +89,9 @@ class VllmEngine(Engine):
     def push(self, weights: Iterable[tuple[str, torch.Tensor]], policy_version: int) -> None:
         self.wake()  # weights of one asleep lie in memory that is given back
         self._engine.collective_rpc(load_weights, args=(weights,))
-        self._engine.reset_prefix_cache(reset_running_requests=True)  # without it: no reset while a request runs
+        # Without reset_running_requests nothing is reset while a request runs.
+        if not self._engine.reset_prefix_cache(reset_running_requests=True):
+            raise WeightSyncError("vLLM keeps what it computed with the old weights: its prefix cache was not reset")
         self._policy_version = policy_version
 
     def fingerprint(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -5,6 +5,7 @@ import math
 import resource
 import uuid
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,7 +16,7 @@ from trainer.engine.flight import Flight, Reader, Ticket
 from trainer.engine.protocol import Engine, RolloutRequest, Sampling
 from trainer.engine.vllm_request import PROBE_PARAMS, sampling_params
 from trainer.engine.vllm_servers import Server, Servers, on_all
-from trainer.engine.vllm_weights import Channel, transfer
+from trainer.engine.vllm_weights import Channel, give
 from trainer.errors import EngineError
 from trainer.parallel import Ranks
 from trainer.types import Rollout, RolloutGroup
@@ -23,7 +24,10 @@ from trainer.types import Rollout, RolloutGroup
 ROUTE = "/inference/v1/generate"
 """Tokens in, tokens out, with the name of the weights they came from."""
 HEALTH_EVERY_S = 10.0
-MAX_FAILURES = 2
+MAX_BREAKS = 2
+"""Connections of one completion: they may break by themselves once or twice."""
+MAX_LOSSES = 5
+"""Servers lost while they had the same completion, which then is what they die of."""
 UNHEALTHY_AFTER = 3
 """Health checks in a row: a server may be late once."""
 Weights = Iterable[tuple[str, torch.Tensor]]
@@ -32,47 +36,46 @@ Weights = Iterable[tuple[str, torch.Tensor]]
 class VllmHttpEngine(Engine):
     """Every rank asks all servers, which have their devices for themselves; rank 0 hands out weights."""
 
-    def __init__(
-        self,
-        servers: Servers,
-        channel: Channel,
-        reader: Reader,
-        max_rows: int,
-        weights: Callable[[], Weights],
-        ranks: Ranks,
-    ) -> None:
-        """`weights` gives the policy's again, for servers that come back in the middle of a rollout."""
+    def __init__(self, servers: Servers, channel: Channel, reader: Reader, max_rows: int, ranks: Ranks) -> None:
         self._servers, self._channel, self._reader, self._ranks = servers, channel, reader, ranks
-        self._max_rows, self._weights = max_rows, weights
+        self._max_rows = max_rows
         self._name, self._policy_version = "", 0
+        self._weights: list[tuple[str, torch.Tensor]] = []
+        """On rank 0 the newest, on the host: for servers that come back while ranks are busy with other things."""
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each completion under way is a connection
 
     def push(self, weights: Weights, policy_version: int) -> None:
-        """Raises EngineError where no server is left."""
-        name = uuid.uuid4().hex  # not the version: after a rollback it comes again with other weights
-        if self._ranks.is_main:
-            have = transfer(weights, self._servers.living(), self._channel, name)
-            self._servers.keep(have, "it did not take its weights")
-        else:
-            for _ in weights:  # each is put together by all ranks
-                pass
-        name, urls = self._ranks.on_main(lambda: (name, [server.url for server in self._servers.serving()]))
-        for server in self._servers.all:
-            server.weights = name if server.url in urls else None
-        self._name, self._policy_version = name, policy_version
+        """Raises EngineError where no server is left.
 
-    def _push_again(self) -> None:
-        """To servers that come back when none was left."""
-        if self._ranks.size > 1:
-            raise EngineError("no vLLM server is left, and with several ranks weights are pushed only between steps")
-        self.push(self._weights(), self._policy_version)
+        All ranks put all weights together before any server is asked for anything: none of them waits for a server.
+        """
+        self._weights.clear()
+        for name, tensor in weights:
+            if self._ranks.is_main:
+                self._weights.append((name, tensor.detach().to("cpu", copy=True)))
+        self._name, urls = self._ranks.on_main(self._give)
+        self._policy_version = policy_version
+        for server in self._servers.all:
+            server.weights = self._name if server.url in urls else None
+
+    def _give(self) -> tuple[str, list[str]]:
+        name = uuid.uuid4().hex  # not the version: after a rollback it comes again with other weights
+        give(self._weights, self._servers, self._channel, name)
+        return name, [server.url for server in self._servers.serving()]
+
+    def _serve_again(self) -> None:
+        """Where no server is left, wait for one that comes back: with the same weights, under the same name."""
+        if self._ranks.is_main:
+            give(self._weights, self._servers, self._channel, self._name)
+        else:
+            self._servers.wait_for(self._name)
 
     def rollout(
         self, requests: Iterable[RolloutRequest | None], sampling: Sampling
     ) -> Generator[RolloutGroup, None, None]:
         flight = Flight(requests, self._max_rows * max(1, len(self._servers.serving())))
-        with _Asking(self._servers, self._read, self._push_again) as asking:
+        with _Asking(self._servers, self._read, self._serve_again) as asking:
             while True:
                 for ticket in flight.take():
                     params = sampling_params(sampling, ticket.seed, self._reader.stop_ids)
@@ -104,8 +107,13 @@ class VllmHttpEngine(Engine):
             if server.weights_it_has() == server.weights:
                 found[server] = told
 
-        on_all(self._servers.serving(), ask)
-        self._servers.keep(list(found), "it does not answer, or has other weights than it was given")
+        asked = self._servers.serving()
+        on_all(asked, ask)
+        for server in asked:
+            if server not in found:
+                self._servers.lose(server, "it does not answer, or has other weights than it was given")
+        if not found:
+            raise EngineError("no vLLM server is left that has its weights")
         tokens = [zip(*rows, strict=True) for rows in zip(*found.values(), strict=True)]
         return [[min(values, key=lambda v: (not math.isnan(v), v)) for values in row] for row in tokens]
 
@@ -123,9 +131,9 @@ class _Asking:
     """The requests of one rollout: hundreds wait at once, and go on while the trainer waits in `next`."""
 
     def __init__(
-        self, servers: Servers, read: Callable[[dict[str, Any]], Rollout | None], push_again: Callable[[], None]
+        self, servers: Servers, read: Callable[[dict[str, Any]], Rollout | None], serve_again: Callable[[], None]
     ) -> None:
-        self._servers, self._read, self._push_again = servers, read, push_again
+        self._servers, self._read, self._serve_again = servers, read, serve_again
         self._runner = asyncio.Runner()
         self._tasks: set[asyncio.Task[None]] = set()
         self._done: asyncio.Queue[tuple[Ticket, Rollout] | Exception] = asyncio.Queue()
@@ -135,7 +143,7 @@ class _Asking:
         self._client = httpx.AsyncClient(timeout=None, limits=httpx.Limits(), trust_env=False)
 
     def __enter__(self) -> Self:
-        self._begin(self._watch())
+        self._begin(self._watch)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -145,7 +153,7 @@ class _Asking:
         self._runner.close()
 
     def begin(self, ticket: Ticket, body: dict[str, Any]) -> None:
-        self._begin(self._complete(ticket, body))
+        self._begin(partial(self._complete, ticket, body))
 
     def next(self) -> tuple[Ticket, Rollout]:
         """The next completion that is done. Raises what went wrong with any."""
@@ -154,10 +162,10 @@ class _Asking:
             raise done
         return done
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async def watched() -> None:
             try:
-                await work
+                await work()
             except Exception as error:  # belongs to who waits in `next`
                 self._done.put_nowait(error)
 
@@ -167,41 +175,44 @@ class _Asking:
 
     async def _complete(self, ticket: Ticket, body: dict[str, Any]) -> None:
         """From whichever server gives it, with the same seed each time."""
-        failures = 0
-        while True:
+        breaks = losses = 0
+        while losses < MAX_LOSSES:
             server = self._choose(ticket.request.index)
-            given = server.weights
+            life = server.num_losses
             server.num_running += 1
             try:
-                answer = await self._ask(server, given, body)
+                answer = await self._ask(server, life, body)
             except httpx.TransportError as error:
-                failures += 1  # a connection may break by itself once or twice
-                if failures > MAX_FAILURES or not await asyncio.to_thread(server.is_healthy):
-                    self._lose(server, given, type(error).__name__)
+                breaks += 1
+                if breaks > MAX_BREAKS or not await asyncio.to_thread(server.is_healthy):
+                    losses += 1
+                    self._lose(server, life, type(error).__name__)
                 continue
             finally:
                 server.num_running -= 1
             if answer.status_code >= 500:
-                self._lose(server, given, f"HTTP {answer.status_code}")
+                losses += 1
+                self._lose(server, life, f"HTTP {answer.status_code}")
             elif answer.is_error:
                 raise EngineError(f"vLLM server {server.url} refuses a completion: {answer.text[:200]}")
             elif (rollout := self._read(answer.json()["choices"][0])) is not None:
                 self._done.put_nowait((ticket, rollout))
                 return
-            elif await asyncio.to_thread(server.weights_it_has) != given:
-                self._lose(server, given, "it was started anew and has other weights")
+            elif await asyncio.to_thread(server.weights_it_has) != server.weights:
+                self._lose(server, life, "it was started anew and has other weights")
+        raise EngineError(f"{losses} vLLM servers in a row were lost with the same completion, the last: {server.url}")
 
-    def _lose(self, server: Server, given: str | None, reason: str) -> None:
-        """Unless it has been given other weights since it failed."""
-        if server.weights == given:
+    def _lose(self, server: Server, life: int, reason: str) -> None:
+        """Unless that is known already."""
+        if server.num_losses == life:
             self._servers.lose(server, reason)
 
-    async def _ask(self, server: Server, given: str | None, body: dict[str, Any]) -> httpx.Response:
+    async def _ask(self, server: Server, life: int, body: dict[str, Any]) -> httpx.Response:
         """Raises httpx.TransportError, also for a server that was lost meanwhile: a hanging one says nothing."""
         asking = asyncio.ensure_future(self._client.post(server.url + ROUTE, json=body))
         try:
             while not (await asyncio.wait({asking}, timeout=1.0))[0]:
-                if server.weights != given:
+                if server.num_losses != life:
                     raise httpx.ReadTimeout("lost")
             return asking.result()
         finally:
@@ -210,7 +221,7 @@ class _Asking:
     def _choose(self, group: int) -> Server:
         """The least busy server when the group began, which computes the prompt once."""
         if not self._servers.serving():
-            self._push_again()
+            self._serve_again()
         serving = self._servers.serving()
         if self._homes.get(group) not in serving:
             self._homes[group] = min(serving, key=lambda server: server.num_running)
@@ -222,8 +233,8 @@ class _Asking:
         while True:
             await asyncio.sleep(HEALTH_EVERY_S)
             for server in self._servers.serving():
-                given = server.weights
+                life = server.num_losses
                 healthy = await asyncio.to_thread(server.is_healthy)
                 failures[server.url] = 0 if healthy else failures.get(server.url, 0) + 1
                 if failures[server.url] >= UNHEALTHY_AFTER:
-                    self._lose(server, given, "it does not answer")
+                    self._lose(server, life, "it does not answer")

@@ -13,11 +13,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -27,10 +27,12 @@ from trainer.engine.config import EngineConfig
 from trainer.engine.vllm_request import check_version, dtype_name
 from trainer.errors import ConfigError, EngineError
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-CONTROL_TIMEOUT_S = 600.0
-"""Of routes that load or reset; a health check gets a few seconds."""
+CONTROL_TIMEOUT_S = 300.0
+"""Of whatever a server does at its own pace, and of everything a transfer of weights waits for: a group that lost a
+member waits for ever. Seconds are enough; a health check gets a few."""
 POLL_S = 0.5
 
 
@@ -54,6 +56,8 @@ class Server:
     process: "subprocess.Popen[bytes] | None" = None
     num_running: int = 0
     """Completions asked of it."""
+    num_losses: int = 0
+    """Times it was lost: an answer that comes from before the last of them is nobody's."""
     num_workers: int = 1
     """Processes that each take weights; known once it was checked."""
 
@@ -96,9 +100,13 @@ class Server:
                 preexec_fn=lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM),  # it ends with a trainer that is killed
             )
 
-    def stop(self) -> None:
+    def ask_to_end(self) -> None:
         if self.process is not None:
             self.process.terminate()
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.ask_to_end()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(30)
             self.kill()
@@ -127,38 +135,49 @@ class Servers:
 
     def lose(self, server: Server, reason: str) -> None:
         """It serves nothing until it has been given weights again. An own one is started again before that."""
-        if server.weights is not None:
-            logger.warning("vLLM server %s is lost: %s", server.url, reason)
-            server.kill()  # it may hang
+        logger.warning("vLLM server %s is lost: %s", server.url, reason)
+        server.kill()  # it may hang
         server.weights, server.checked = None, False
+        server.num_losses += 1
 
-    def keep(self, servers: Sequence[Server], reason: str) -> None:
-        """Lose all others. Raises EngineError where none is left."""
-        for server in self.all:
-            if server not in servers:
-                self.lose(server, reason)
-        if not servers:
-            raise EngineError(f"no vLLM server is left: {reason}")
-
-    def living(self) -> list[Server]:
-        """Servers that answer. Own ones that ended are started again; none may be missing at the run's beginning.
+    def living(self, without: Collection[Server] = ()) -> list[Server]:
+        """Servers that answer, but for some. Own ones that ended are started again; none may be missing at the run's
+        beginning.
 
         Later nobody is waited for while another is left. Raises EngineError when patience ends without any.
         """
+        wanted = [server for server in self.all if server not in without]
+        if not wanted:
+            raise EngineError("no vLLM server is left: each was given weights again and did not take them")
         deadline = time.monotonic() + self._patience_s
         while True:
             self._raise_if_hopeless()
-            for server in self.all:
+            for server in wanted:
                 server.start()
-            alive = [server for server in self.all if server.is_healthy()]
+            alive = healthy(wanted)
             late = time.monotonic() > deadline
             if alive and (late or not self._everyone or len(alive) == len(self.all)):
                 break
             if late:
-                raise EngineError(f"no vLLM server answers: {', '.join(s.url for s in self.all)}")
+                raise EngineError(f"no vLLM server answers: {', '.join(s.url for s in wanted)}")
             time.sleep(POLL_S)
         self._everyone = False
+        for server in self.serving():
+            if server not in alive:
+                self.lose(server, "it does not answer")
         return on_all(alive, self._check)
+
+    def wait_for(self, name: str) -> None:
+        """For servers that have these weights, given by another rank. Raises EngineError when patience ends."""
+        deadline = time.monotonic() + self._patience_s + CONTROL_TIMEOUT_S
+        while time.monotonic() < deadline:
+            for server in self.all:
+                if server.weights_it_has() == name:
+                    server.weights = name
+            if self.serving():
+                return
+            time.sleep(POLL_S)
+        raise EngineError(f"no vLLM server came back with its weights: {', '.join(s.url for s in self.all)}")
 
     def _raise_if_hopeless(self) -> None:
         """An own server that cannot start for its configuration never will."""
@@ -192,6 +211,8 @@ class Servers:
 
     def close(self) -> None:
         atexit.unregister(self.close)
+        for server in self.all:  # at the process's end there are no more threads to do it at once in
+            server.ask_to_end()
         for server in self.all:
             server.stop()
 
@@ -201,6 +222,15 @@ def in_one_line(error: httpx.HTTPError) -> str:
     if isinstance(error, httpx.HTTPStatusError):
         return f"HTTP {error.response.status_code} {' '.join(error.response.text.split())[:200]}"
     return f"{type(error).__name__} {error}"
+
+
+def at_once(servers: Sequence[Server], act: Callable[[Server], T]) -> list[T]:
+    with ThreadPoolExecutor(max(1, len(servers))) as pool:
+        return list(pool.map(act, servers))
+
+
+def healthy(servers: Sequence[Server]) -> list[Server]:
+    return [server for server, well in zip(servers, at_once(servers, Server.is_healthy), strict=True) if well]
 
 
 def on_all(servers: Sequence[Server], act: Callable[[Server], Any]) -> list[Server]:
@@ -214,8 +244,7 @@ def on_all(servers: Sequence[Server], act: Callable[[Server], Any]) -> list[Serv
             return False
         return True
 
-    with ThreadPoolExecutor(max(1, len(servers))) as pool:
-        return [server for server, worked in zip(servers, pool.map(attempt, servers), strict=True) if worked]
+    return [server for server, worked in zip(servers, at_once(servers, attempt), strict=True) if worked]
 
 
 def refuse_public(url: str) -> None:
