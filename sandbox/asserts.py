@@ -5,6 +5,7 @@ values in its own process, so nothing that the program patches, prints or exits 
 """
 
 import ast
+import contextlib
 import io
 import json
 import os
@@ -152,7 +153,12 @@ class TestSide(Peer):
         """The length of an answer, or what it holds, both from one look: else it could have the length that is asked
         for and be empty when its items are compared."""
         if proxy._handle not in self._held:
-            self._held[proxy._handle] = self._look(proxy)
+            size = items = None
+            with contextlib.suppress(TypeError):  # without length, or with one but no items
+                size = super().ask("len", proxy)
+                items = list(islice(super().ask("iter", proxy), size + 1))
+            true = items is None or len(items) == size
+            self._held[proxy._handle] = (size, items) if true else (None, None)
         size, items = self._held[proxy._handle]
         if verb == "len" and size is not None:
             return size
@@ -161,18 +167,6 @@ class TestSide(Peer):
         if verb == "iter" and size is None:
             return super().ask(verb, proxy)
         raise TypeError(f"has no {verb}")
-
-    def _look(self, proxy: Proxy) -> tuple[int | None, list[Any] | None]:
-        """(length, items); without length where it has none or a wrong one, without items where it has none."""
-        try:
-            size = super().ask("len", proxy)
-        except TypeError:
-            return None, None
-        try:
-            items = list(islice(super().ask("iter", proxy), size + 1))
-        except TypeError:
-            return size, None
-        return (size, items) if len(items) == size else (None, None)
 
     def knows(self, proxy: Proxy) -> bool:
         return proxy._kind in self._named

@@ -78,10 +78,7 @@ class SlotDir:
         """As the uid that filled it: where slots have uids of their own, that of an earlier process, which is gone."""
         if not os.listdir(self._descriptor):
             return
-        try:
-            pid = os.fork()
-        except OSError:  # `refresh` looks again before the next program
-            return
+        pid = os.fork()
         if pid == 0:
             with contextlib.suppress(BaseException):  # the forked child must end here; the parent looks at what is left
                 if self._uid is not None:
