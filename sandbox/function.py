@@ -159,7 +159,7 @@ class IsolatedProcess:
         Raises `CannotIsolate`, and `RunnerLost` where the module of the target does not import."""
         limits = limits or self._limits
         for _ in range(2):
-            with contextlib.suppress(RunnerLost), self._servers.lend() as [server]:
+            with contextlib.suppress(RunnerLost, OSError), self._servers.lend() as [server]:
                 return server.call(payload, limits)
         with self._servers.lend() as [server]:
             server.child(limits)  # the canary: where even an idle child cannot be had, RunnerLost goes up

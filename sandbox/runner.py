@@ -60,7 +60,7 @@ class ProcessRunner:
             if isinstance(request, AssertRequest):
                 return _check(slots, request)
             return _run(slots, request)
-        except RunnerLost as error:
+        except (RunnerLost, OSError) as error:  # what a machine short of descriptors or memory refuses us
             return ExecutionResult(Status.SANDBOX_ERROR, detail=str(error))
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from sandbox.errors import RunnerLost
 from sandbox.launch import Ended, Launch
 from sandbox.runner import ProcessRunner
 from sandbox.slots import Slots
-from sandbox.types import ExecutionRequest, Status
+from sandbox.types import AssertRequest, ExecutionRequest, Status
 from sandbox.warm import WarmProcess
 from tests.sandbox.runners import WAYS, profile_of, require
 
@@ -84,6 +84,18 @@ def test_where_no_process_is_to_be_had_no_program_is_to_blame(monkeypatch: pytes
     status = runner.execute(ExecutionRequest("print(1)")).status
     runner.close()
     assert status is (Status.OK if times == 1 else Status.SANDBOX_ERROR)
+
+
+def test_where_no_descriptor_is_to_be_had_no_program_is_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: object) -> None:
+        raise OSError("Too many open files")
+
+    runner = ProcessRunner(2)
+    monkeypatch.setattr("sandbox.runner.socket.socketpair", fail)
+    result = runner.execute(AssertRequest("def f(): return 1", "assert f() == 1"))
+    monkeypatch.undo()
+    runner.close()
+    assert result.status is Status.SANDBOX_ERROR
 
 
 def test_a_program_killed_from_outside_runs_again() -> None:
