@@ -4,6 +4,7 @@ import asyncio
 import math
 import resource
 import uuid
+from collections import Counter
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from functools import partial
 from types import TracebackType
@@ -15,7 +16,7 @@ import torch
 from trainer.engine.flight import Flight, Reader, Ticket
 from trainer.engine.protocol import Engine, RolloutRequest, Sampling
 from trainer.engine.vllm_request import PROBE_PARAMS, sampling_params
-from trainer.engine.vllm_servers import Server, Servers, on_all
+from trainer.engine.vllm_servers import Server, Servers, healthy, on_all
 from trainer.engine.vllm_weights import Channel, give
 from trainer.errors import EngineError
 from trainer.parallel import Ranks
@@ -229,12 +230,12 @@ class _Asking:
 
     async def _watch(self) -> None:
         """Lose servers that hang."""
-        failures: dict[str, int] = {}
+        failures: Counter[Server] = Counter()
         while True:
             await asyncio.sleep(HEALTH_EVERY_S)
-            for server in self._servers.serving():
-                life = server.num_losses
-                healthy = await asyncio.to_thread(server.is_healthy)
-                failures[server.url] = 0 if healthy else failures.get(server.url, 0) + 1
-                if failures[server.url] >= UNHEALTHY_AFTER:
-                    self._lose(server, life, "it does not answer")
+            lives = {server: server.num_losses for server in self._servers.serving()}
+            well = await asyncio.to_thread(healthy, list(lives))
+            failures = Counter({server: failures[server] + 1 for server in lives if server not in well})
+            for server, count in failures.items():
+                if count >= UNHEALTHY_AFTER:
+                    self._lose(server, lives[server], "it does not answer")
