@@ -6,6 +6,7 @@ share of a checkpoint that each rank writes itself.
 """
 
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import distributed
-from torch._C._distributed_c10d import HashStore
+from torch._C._distributed_c10d import HashStore, Store
+from torch.distributed.distributed_c10d import _get_default_store
 from torch.distributed.tensor import DTensor
 
 from trainer.errors import TrainerError
@@ -69,6 +71,10 @@ class Ranks:
         self.on_main(lambda: kept.append(function()))
         return kept[0] if self.is_main else function()
 
+    def store(self) -> Store:
+        """Where the ranks leave something for each other without waiting; torchrun keeps it."""
+        return _get_default_store()
+
     @contextmanager
     def folder(self, folder: Path) -> Iterator[Path]:
         """`folder_atomically` for all ranks: each may write into it, on a file system that all see."""
@@ -84,6 +90,46 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+class RankLog:
+    """What every rank says one after the other, and all read in the same order, each when it wants to.
+
+    So that all ranks decide alike without going in step: a rank waits for what it reads and was not yet said.
+    """
+
+    def __init__(self, ranks: Ranks, name: str) -> None:
+        self._ranks, self._name = ranks, name
+        self._said: list[Any] = []
+        self.num_read = 0
+
+    @property
+    def num_said(self) -> int:
+        return len(self._said)
+
+    def say(self, value: object) -> None:
+        if self._ranks.size > 1:
+            self._ranks.store().set(self._key(self._ranks.rank, len(self._said)), pickle.dumps(value).hex())
+        self._said.append(value)
+
+    def read(self) -> list[Any]:
+        """The next word of every rank, in their order; this one must have said its own."""
+        if self._ranks.size > 1:
+            store = self._ranks.store()
+            told = [store.get(self._key(rank, self.num_read)) for rank in range(self._ranks.size)]
+            words = [pickle.loads(bytes.fromhex(word.decode())) for word in told]
+        else:
+            words = [self._said[self.num_read]]
+        self.num_read += 1
+        return words
+
+    def forget(self) -> None:
+        """Once no rank reads any more."""
+        for number in range(len(self._said)) if self._ranks.size > 1 else ():
+            self._ranks.store().delete_key(self._key(self._ranks.rank, number))
+
+    def _key(self, rank: int, number: int) -> str:
+        return f"{self._name}/{rank}/{number}"
 
 
 @contextmanager

@@ -1,26 +1,29 @@
 """One step's groups: prompts are drawn, rolled out and judged, and drawn again for those that cannot be trained on.
 
 All of it overlaps: while the engine generates, finished groups are judged, and for those that are dropped other
-prompts go to the engine. Yet nothing depends on how quick a grader is. A verdict is taken at a fixed place in the order
-in which groups are finished, and waited for there; and groups are decided in the order of their prompts.
+prompts go to the engine. Yet nothing depends on how quick a grader or a rank is. Each rank's verdicts have an order, in
+which its groups were finished; all ranks go through them side by side, one of every rank at a time, at fixed places of
+their own work, and draw the same prompts for it. And groups are decided in the order of their prompts.
 """
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from trainer.engine.protocol import Engine, RolloutRequest, Sampling, sampling_seed
 from trainer.filter import Refill, add, asked, given_up, in_prompt_order, num_to_ask, start_refill
 from trainer.overlong import apply_overlong
-from trainer.parallel import ALONE, Ranks
+from trainer.parallel import ALONE, RankLog, Ranks
 from trainer.prompts import PromptSource
 from trainer.reward import RewardStats, Scorer, Scoring
 from trainer.run_config import RunConfig
 from trainer.state import RunState
 from trainer.types import Prompt, RolloutGroup
+
+PATIENCE = 2
+"""Verdicts may take this many times as long as their group without an engine that stands still for them."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,10 @@ def roll_out(
     step: int,
     stats: RewardStats,
     ranks: Ranks,
-    unjudged: Sequence[RolloutGroup] = (),
 ) -> list[RolloutGroup]:
-    """The judged groups of all requests, in prompt order, on every rank; each asks its own engine for its share.
-
-    With them the groups `unjudged`, which were rolled out before.
-    """
-    own, share = RewardStats(), slice(ranks.rank, None, ranks.size)
-    groups = scorer.score(chain(unjudged[share], engine.rollout(requests[share], sampling)), step, own)
+    """The judged groups of all requests, in prompt order, on every rank; each asks its own engine for its share."""
+    own = RewardStats()
+    groups = scorer.score(engine.rollout(requests[ranks.rank :: ranks.size], sampling), step, own)
     shares = ranks.gather((groups, own))
     stats.add([share for _, share in shares])
     return list(in_prompt_order(group for groups, _ in shares for group in groups))
@@ -80,27 +79,28 @@ class Collector:
         """Groups of one step; the prompt source moves on, `state` is only read."""
         self.scorer.begin_step()
         collection = _Collection(self, step, state, config)
-        if self.ranks.size == 1:
-            collection.stream()
-        else:
-            collection.rounds()
-        for group in collection.refill.decided:
+        collection.run()
+        collected = collection.result()
+        for group in collected.refill.decided:
             rewards = [rollout.reward for rollout in group.rollouts]
             if (solved := set(rewards) <= {1.0, None}) and None in rewards:
                 continue  # nobody knows
             self.prompts.record(group.prompt.id, solved)
-        self.under_way = {scoring.group.index: scoring for scoring in collection.sent}
-        unfinished = [given_up(request.index, request.prompt) for request in collection.unfinished.values()]
-        carry = in_prompt_order(
-            [*collection.refill.ahead, *(scoring.group for scoring in collection.sent), *unfinished]
-        )
-        return Collected(
-            collection.refill,
-            carry if config.filter.max_carry_steps else (),
-            collection.rewards,
-            collection.num_prompts,
-            collection.num_tokens,
-        )
+        return collected
+
+
+@dataclass
+class _Share:
+    """What one rank did in a step."""
+
+    rewards: RewardStats
+    groups: dict[int, RolloutGroup]
+    """By index, finished here; with verdicts if these were read."""
+    num_tokens: int = 0
+
+
+class _Done(Exception):
+    """A step has all it needs."""
 
 
 class _Collection:
@@ -110,116 +110,196 @@ class _Collection:
         self._collector = collector
         self._step = step
         self._config = config
-        self._sampling = Sampling(config.sampling.temperature, config.sampling.max_tokens)
         # A rollback must not sample its way into the same trouble again.
         self._seed = f"{config.seed}+{state.guards.num_rollbacks}"
         self._visits: Counter[str] = Counter()
         """The step's groups of each prompt: one that comes again goes on counting its samples."""
+        self._asked: dict[int, Prompt] = {}
+        """By index, prompts for which completions are sampled in this step."""
+        self._num_prompts = state.num_prompts
+        self._num_unknown = 0
+        """Completions with an unknown reward."""
+        self._loads = [0] * collector.ranks.size
+        """Groups that each rank has to see to, less those whose verdicts were read."""
         self._requests: deque[RolloutRequest] = deque()
-        """Not yet with the engine."""
-        self.unfinished: dict[int, RolloutRequest] = {}
-        """By index, what was asked in this step and is not finished."""
-        self._num_generating = 0
-        self.sent: deque[Scoring] = deque()
-        """Groups whose verdicts were not taken yet, in the order in which they were finished."""
-        self.num_prompts = state.num_prompts
-        self.rewards = RewardStats()
-        self.num_tokens = 0
-        self.refill, carried = start_refill(
+        """This rank's, not yet with its engine."""
+        self._unfinished: set[int] = set()
+        """Indices of this rank's, with its engine or not."""
+        self._finished: list[Scoring | None] = []
+        """This rank's groups in the order in which they were finished; None where it had nothing left to do."""
+        self._due: list[int] = []
+        """When by the clock their verdicts are waited for."""
+        self._clock = 0
+        """Of the engine: how often it had room and asked in vain, as it does after every token."""
+        self._verdicts = RankLog(collector.ranks, f"step {step}")
+        """The same of all ranks, judged."""
+        self._share = _Share(RewardStats(), {})
+        self._refill, self._carried = start_refill(
             config.prompts_per_step, state.carry, state.step, state.num_prompts, config.filter
         )
-        self._unjudged = [group for group in carried if group.rollouts and group.rollouts[0].verdict is None]
-        for group in carried:
+
+    def run(self) -> None:
+        """Generate, judge and refill at the same time, until the step is full or nothing more is to come."""
+        begun = time.monotonic()
+        for group in self._carried:
             if not group.rollouts:
                 self._request(group.index, group.prompt)
             elif group.rollouts[0].verdict is not None:
-                self._decide(group)
-
-    def stream(self) -> None:
-        """Generate, judge and refill at the same time, until the step is full: no surplus is waited for.
-
-        A completion that takes long holds the step up where its prompt's turn comes before the last one needed.
-        """
-        begun = time.monotonic()
-        for group in self._unjudged:
-            self._send(group)
-        self._ask()
-        with closing(self._collector.engine.rollout(self._next_requests(), self._sampling)) as groups:
-            for group in groups:
-                self._num_generating -= 1
-                self._count_tokens(group)
+                self._refill = add(self._refill, group, self._config.filter)
+            elif self._is_ours():
                 self._send(group)
-                if len(self.sent) > self._config.reward.max_concurrency:
-                    self._take_verdict()
-                if self.refill.is_full:
-                    break
-        self.rewards.generate_s = time.monotonic() - begun - self.rewards.wait_s
-
-    def rounds(self) -> None:
-        """Several ranks refill in rounds: all have to know all verdicts before they draw the same prompts."""
-        collector, unjudged = self._collector, self._unjudged
         self._ask()
-        while self._requests or unjudged:
-            requests = list(self._requests)
-            self._requests.clear()
-            groups = roll_out(
-                collector.engine, collector.scorer, requests, self._sampling, self._step, self.rewards,
-                collector.ranks, unjudged,
-            )  # fmt: skip
-            for group in groups:
-                self._decide(group)
-                self._count_tokens(group)
-            unjudged = []
-            self._ask()
+        sampling = Sampling(self._config.sampling.temperature, self._config.sampling.max_tokens)
+        with suppress(_Done):
+            for group in self._collector.engine.rollout(self._next_requests(), sampling):
+                self._unfinished.remove(group.index)
+                self._share.num_tokens += sum(len(rollout.token_ids) for rollout in group.rollouts)
+                self._send(group)
+        self._share.rewards.generate_s = time.monotonic() - begun - self._share.rewards.wait_s
+
+    def result(self) -> Collected:
+        """The same on every rank."""
+        unread = [scoring for scoring in self._finished[self._verdicts.num_read :] if scoring is not None]
+        self._collector.under_way = {scoring.group.index: scoring for scoring in unread}
+        self._share.groups |= {scoring.group.index: scoring.group for scoring in unread}
+        shares = self._collector.ranks.gather(self._share)
+        self._verdicts.forget()
+        rewards = RewardStats()
+        rewards.add([share.rewards for share in shares])
+        groups = {group.index: group for share in shares for group in share.groups.values()}
+        refill = replace(
+            self._refill,
+            decided=self._whole(self._refill.decided, groups),
+            accepted=self._whole(self._refill.accepted, groups),
+            ahead=self._whole(self._refill.ahead, groups),
+        )
+        read = {group.index for group in (*refill.decided, *refill.ahead)}
+        carry = in_prompt_order(
+            [
+                *refill.ahead,
+                *(group for group in groups.values() if group.index not in read),
+                *(given_up(index, prompt) for index, prompt in self._asked.items() if index not in groups),
+            ]
+        )
+        return Collected(
+            refill,
+            carry if self._config.filter.max_carry_steps else (),
+            rewards,
+            self._num_prompts,
+            sum(share.num_tokens for share in shares),
+        )
+
+    def _whole(self, outlines: Sequence[RolloutGroup], groups: Mapping[int, RolloutGroup]) -> tuple[RolloutGroup, ...]:
+        """The groups with their tokens, and their rewards shaped."""
+        config = self._config
+        return tuple(
+            apply_overlong(groups.get(group.index, group), config.sampling.max_tokens, self._step, config.overlong)
+            for group in outlines
+        )
+
+    @property
+    def _is_done(self) -> bool:
+        """Known to all ranks at the same place: after as many verdicts."""
+        return self._refill.is_full or not self._refill.num_in_flight
 
     def _next_requests(self) -> Iterator[RolloutRequest | None]:
-        """What the engine asks for when it has room; with nothing left to generate, verdicts say what comes next."""
-        while not self.refill.is_full:
-            if self._requests:
-                self._num_generating += 1
-                yield self._requests.popleft()
-            elif self._num_generating:
-                yield None
-            elif self.sent:
-                self._take_verdict()
-            else:
-                return
+        """What the engine asks for when it has room; with nothing left to generate, verdicts say what comes next.
 
-    def _count_tokens(self, group: RolloutGroup) -> None:
-        if self.unfinished.pop(group.index, None) is not None:
-            self.num_tokens += sum(len(rollout.token_ids) for rollout in group.rollouts)
+        Raises _Done, in the engine, where it need not go on with what it has.
+        """
+        while not self._is_done:
+            self._say()
+            if self._must_read():
+                self._read()
+            elif self._requests:
+                yield self._requests.popleft()
+            elif self._unfinished:
+                self._clock += 1
+                yield None
+            else:
+                self._read()
+        raise _Done
+
+    def _must_read(self) -> bool:
+        """Whether this is the place to read a verdict, and to wait for it.
+
+        It is where the engine has gone on for `PATIENCE` times as many steps as the group took: graders have had time,
+        and the few groups that take longest hold up neither a step that is full without them nor what is drawn for
+        those dropped. Other ranks may have three times as many left: while they are waited for, an engine stands still.
+        """
+        num_left, number = len(self._unfinished), self._verdicts.num_read
+        num_unread = len(self._finished) - number
+        if num_unread > self._config.reward.max_concurrency:
+            return True
+        return num_unread > (0 if len(self._loads) == 1 else 2 * num_left) and self._clock >= self._due[number]
 
     def _send(self, group: RolloutGroup) -> None:
         scoring = self._collector.under_way.get(group.index)
         if scoring is None or scoring.group != group:
             scoring = self._collector.scorer.submit(group, self._step)
-        self.sent.append(scoring)
+        self._finished.append(scoring)
+        self._due.append(self._clock + PATIENCE * max(len(rollout.token_ids) for rollout in group.rollouts))
 
-    def _take_verdict(self) -> None:
-        """Wait for the verdicts of the group that was finished longest ago."""
-        self._decide(self._collector.scorer.result(self.sent.popleft(), self.rewards))
+    def _say(self, num_waited_for: int = 0) -> None:
+        """Tell the verdicts that are there, in their order, and those that are waited for."""
+        while (number := self._verdicts.num_said) < len(self._finished):
+            scoring = self._finished[number]
+            if scoring is None:
+                self._verdicts.say(None)
+            elif number < num_waited_for or scoring.answer.done():
+                self._verdicts.say(_outline(self._collector.scorer.result(scoring, RewardStats())))
+            else:
+                break
+
+    def _read(self) -> None:
+        """The next verdict of every rank, waited for; then draw prompts for what is dropped."""
+        number = self._verdicts.num_read
+        if number == len(self._finished):
+            self._finished.append(None)
+            self._due.append(self._clock)
+        if (scoring := self._finished[number]) is not None:
+            group = self._collector.scorer.result(scoring, self._share.rewards)
+            self._share.groups[group.index] = group
+        self._say(number + 1)
+        for rank, outline in enumerate(self._verdicts.read()):
+            if outline is not None:
+                self._loads[rank] -= 1
+                self._num_unknown += sum(rollout.reward is None for rollout in outline.rollouts)
+                self._refill = add(self._refill, outline, self._config.filter)
         self._ask()
-
-    def _decide(self, group: RolloutGroup) -> None:
-        config = self._config
-        shaped = apply_overlong(group, config.sampling.max_tokens, self._step, config.overlong)
-        self.refill = add(self.refill, shaped, config.filter)
 
     def _ask(self) -> None:
         """Draw the prompts that are still needed."""
         config, prompts = self._config, self._collector.prompts
-        if self.rewards.num_unknown > config.reward.max_error_frac * self.refill.num_asked * config.group_size:
+        if self._num_unknown > config.reward.max_error_frac * self._refill.num_asked * config.group_size:
             return  # the step will not be trained on: nothing more for a service that is away
-        count = num_to_ask(self.refill, config.filter)
+        count = num_to_ask(self._refill, config.filter)
         for prompt in prompts.next_batch(count, config.data.shares, config.data.retire_after):
-            self._request(self.num_prompts, prompt)
-            self.num_prompts += 1
-        self.refill = asked(self.refill, count)
+            self._request(self._num_prompts, prompt)
+            self._num_prompts += 1
+        self._refill = asked(self._refill, count)
 
     def _request(self, index: int, prompt: Prompt) -> None:
         size = self._config.group_size
         first = self._visits[prompt.id] * size
         self._visits[prompt.id] += 1
-        seeds = tuple(sampling_seed(self._seed, self._step, prompt.id, first + k) for k in range(size))
-        self.unfinished[index] = request = RolloutRequest(index, prompt, seeds)
-        self._requests.append(request)
+        self._asked[index] = prompt
+        if self._is_ours():
+            seeds = tuple(sampling_seed(self._seed, self._step, prompt.id, first + k) for k in range(size))
+            self._unfinished.add(index)
+            self._requests.append(RolloutRequest(index, prompt, seeds))
+
+    def _is_ours(self) -> bool:
+        """Whether this rank sees to the next group: the one with the fewest does."""
+        rank = self._loads.index(min(self._loads))
+        self._loads[rank] += 1
+        return rank == self._collector.ranks.rank
+
+
+_NO_PROMPT = Prompt("", (), {}, "", ())
+
+
+def _outline(group: RolloutGroup) -> RolloutGroup:
+    """What other ranks must know to decide on a group: its place and its rewards."""
+    rollouts = tuple(replace(rollout, token_ids=(), logprobs=(), text="") for rollout in group.rollouts)
+    return RolloutGroup(group.index, _NO_PROMPT, rollouts)

@@ -79,7 +79,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 
 CARRYING = {"filter__oversample": 1.5}
-"""Where one rank refills while it generates and several in rounds, so that their surplus differs."""
+"""Where several ranks finish groups in another order than one does, so that their surplus differs."""
 
 
 @pytest.fixture(scope="module")

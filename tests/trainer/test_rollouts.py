@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from torch._C._distributed_c10d import HashStore
 
 from tests.trainer.builders import rollout
 from tests.trainer.tiny import FakeService, run_config
@@ -31,16 +31,19 @@ PROMPTS = [
 
 @dataclass
 class FakeEngine:
-    """Up to `room` groups at once; which of them is finished next follows from its prompt."""
+    """Up to `room` groups at once; which of them is finished next follows from its prompt, or they end as they began,
+    but for the index that never ends."""
 
     room: int = 3
     group_s: float = 0.0
     policy_version: int = 0
+    in_order: bool = False
+    endless: int | None = None
     num_nones: int = 0
     most_at_once: int = 0
 
     def rollout(self, requests: Iterable[RolloutRequest | None], sampling: Sampling) -> Iterator[RolloutGroup]:
-        source, making = iter(requests), dict[int, RolloutRequest]()
+        source, making, progress = iter(requests), dict[int, RolloutRequest](), time.monotonic()
         while True:
             while len(making) < self.room:
                 request = next(source, None)
@@ -51,8 +54,13 @@ class FakeEngine:
             if not making:
                 return
             self.most_at_once = max(self.most_at_once, len(making))
+            if not (ending := making.keys() - {self.endless}):
+                assert time.monotonic() < progress + 20, "waited for what does not end"
+                time.sleep(0.001)
+                continue
             time.sleep(self.group_s)
-            done = making.pop(min(making, key=lambda i: making[i].seeds[0]))
+            progress = time.monotonic()
+            done = making.pop(min(ending, key=lambda i: i if self.in_order else making[i].seeds[0]))
             texts = [f"{seed}" for seed in done.seeds]
             rollouts = tuple(
                 replace(rollout(None, text=t, policy_version=self.policy_version), verdict=None) for t in texts
@@ -103,10 +111,15 @@ def config(**changes: object) -> RunConfig:
 
 
 def steps(
-    service: FakeService, config: RunConfig, count: int = 4, forget: bool = False, ranks: Ranks = ALONE
+    service: FakeService,
+    config: RunConfig,
+    count: int = 4,
+    forget: bool = False,
+    ranks: Ranks = ALONE,
+    in_order: bool = False,
 ) -> list[Collected]:
     """Some steps; with `forget` the run is killed after each and goes on from what a checkpoint holds."""
-    state, engine, results = RunState(), FakeEngine(), list[Collected]()
+    state, engine, results = RunState(), FakeEngine(in_order=in_order), list[Collected]()
     running = collector(service, config, engine, ranks)
     for step in range(1, count + 1):
         if forget:
@@ -145,7 +158,7 @@ def test_a_full_step_is_the_first_good_groups_in_prompt_order() -> None:
 
 def test_surplus_is_carried_without_waiting_and_sent_once() -> None:
     service = FakeService(judge)
-    results = steps(service, config(filter__oversample=2.0))
+    results = steps(service, config(filter__oversample=2.0), in_order=True)
     assert any(r.verdict is None for result in results for g in result.carry for r in g.rollouts)
     assert [result.refill.num_carried for result in results[1:]] == [len(result.carry) for result in results[:-1]]
     sent = [request_id.split("-")[2] for request_id in service.request_ids]
@@ -171,26 +184,37 @@ def test_a_group_with_unknown_rewards_neither_solves_its_prompt_nor_undoes_it() 
 
 
 def test_surplus_that_is_not_finished_is_not_waited_for_but_asked_again_in_its_place() -> None:
-    """One of the surplus never ends in the step that first asks for it."""
-
-    class Straggling(FakeEngine):
-        def rollout(self, requests: Iterable[RolloutRequest | None], sampling: Sampling) -> Iterator[RolloutGroup]:
-            for request in takewhile(bool, requests):
-                assert request.index != 5 or self.policy_version > 0, "waited for"
-                text = replace(rollout(None, text="x", policy_version=self.policy_version), verdict=None)
-                yield RolloutGroup(request.index, request.prompt, (text,) * 4)
-
-    engine = Straggling()
-    small = config(prompts_per_step=4, filter__oversample=2.0, reward__max_concurrency=1)
+    """One of the surplus never ends in the step that first asks for it; graders may lag far behind."""
+    engine = FakeEngine(room=8, in_order=True, endless=5)
+    small = config(prompts_per_step=4, filter__oversample=2.0, reward__max_concurrency=16)
     rewards = iter(range(10**6))
     running = collector(FakeService(lambda *_: float(next(rewards) % 2)), small, engine)
     first = running.collect(1, RunState(), small)
-    assert [(g.index, len(g.rollouts)) for g in first.carry] == [(4, 4), (5, 0), (6, 0), (7, 0)]
-    engine.policy_version = 1
+    assert [g.index for g in first.refill.accepted] == [0, 1, 2, 3]
+    assert [(g.index, len(g.rollouts)) for g in first.carry] == [(4, 4), (5, 0), (6, 4), (7, 4)]
+    engine.policy_version, engine.endless = 1, None
     second = running.collect(2, RunState(step=1, num_prompts=first.num_prompts, carry=first.carry), small)
     assert [g.index for g in second.refill.accepted] == [4, 5, 6, 7]
-    assert [g.rollouts[0].policy_version for g in second.refill.accepted] == [0, 1, 1, 1]
+    assert [g.rollouts[0].policy_version for g in second.refill.accepted] == [0, 1, 0, 0]
     assert [g.prompt for g in first.carry] == [g.prompt for g in second.refill.accepted]
+
+
+def test_what_is_dropped_is_replaced_before_the_longest_group_ends() -> None:
+    """Index 2 ends only once a replacement was judged."""
+    engine = FakeEngine(room=8, in_order=True, endless=2)
+    judged: list[str] = []
+
+    def judge_first_two_equal(item: Item, completion: str) -> float:
+        if item.id not in judged:
+            judged.append(item.id)
+        if len(judged) > 7:
+            engine.endless = None
+        return float(judged.index(item.id) > 1 and completion == item.completions[0])
+
+    one = config(reward__max_concurrency=16)
+    result = collector(FakeService(judge_first_two_equal), one, engine).collect(1, RunState(), one)
+    assert len(result.refill.accepted) == 8
+    assert result.num_prompts >= 10
 
 
 def test_without_carry_the_surplus_is_dropped() -> None:
@@ -220,6 +244,7 @@ class InThread(Ranks):
 
     barrier = threading.Barrier(2)
     values: ClassVar[dict[int, object]] = {}
+    shared: ClassVar[HashStore] = HashStore()
 
     def gather(self, value: Any) -> list[Any]:
         self.values[self.rank] = value
@@ -228,17 +253,54 @@ class InThread(Ranks):
         self.barrier.wait(60)
         return found
 
+    def store(self) -> HashStore:
+        return self.shared
+
+
+def steps_on_two_ranks(config: RunConfig, **changes: Any) -> list[list[Collected]]:
+    """What each of them has; graders are quick and slow as it comes."""
+    with ThreadPoolExecutor(2) as pool:
+        parts = [pool.submit(steps, Jittery(rank), config, ranks=InThread(rank, 2), **changes) for rank in range(2)]
+        return [part.result() for part in parts]
+
 
 @pytest.mark.parametrize("oversample", [1.0, 1.5])
-def test_ranks_that_refill_in_rounds_train_on_the_same_groups(oversample: float) -> None:
+def test_ranks_train_on_the_same_groups(oversample: float) -> None:
     one = config(filter__oversample=oversample)
-    alone = steps(FakeService(judge), one, count=2)
-    with ThreadPoolExecutor(2) as pool:
-        parts = [pool.submit(steps, Jittery(rank), one, 2, ranks=InThread(rank, 2)) for rank in range(2)]
-        first, second = (part.result() for part in parts)
+    alone = steps(FakeService(judge), one)
+    first, second = steps_on_two_ranks(one)
     assert shown(first) == shown(second)
-    assert not any(r.verdict is None for result in first for g in result.carry for r in g.rollouts)
+    assert shown(steps_on_two_ranks(one)[0]) == shown(steps_on_two_ranks(one, forget=True)[0]) == shown(first)
+    assert InThread.shared.num_keys() == 0
     # With a surplus the steps after the first begin with more or less of it.
     for ours, expected in list(zip(first, alone, strict=True))[: 1 if oversample > 1 else None]:
         assert ours.refill.accepted == expected.refill.accepted
-        assert ours.refill.decided == expected.refill.decided
+        assert [g.index for g in ours.refill.decided] == [g.index for g in expected.refill.decided]
+
+
+def test_a_rank_replaces_what_is_dropped_while_another_is_at_its_longest_group() -> None:
+    """Index 0 ends on its rank only once the other has judged a replacement."""
+    engines = [FakeEngine(room=8, in_order=True, endless=0), FakeEngine(room=8, in_order=True)]
+    replaced = threading.Event()
+    one = config()
+    dropped = {prompt.id for prompt in PromptSource({"words": PROMPTS}, 0).next_batch(8, one.data.shares, None)[1:4]}
+
+    def judge_three_equal(item: Item, completion: str) -> float:
+        return float(item.id not in dropped and completion == item.completions[0])
+
+    class Watched(FakeService):
+        def score(self, items: Sequence[Item], *, deadline_s: float, request_id: str) -> ScoreResponse:
+            if int(request_id.split("-")[2]) >= 8:
+                replaced.set()
+            return super().score(items, deadline_s=deadline_s, request_id=request_id)
+
+    with ThreadPoolExecutor(2) as pool:
+        parts = [
+            pool.submit(
+                collector(Watched(judge_three_equal), one, engine, InThread(rank, 2)).collect, 1, RunState(), one
+            )
+            for rank, engine in enumerate(engines)
+        ]
+        assert replaced.wait(60)
+        engines[0].endless = None
+        assert [len(part.result().refill.accepted) for part in parts] == [8, 8]

@@ -39,8 +39,8 @@ class Engine(Protocol):
         """Each group as soon as its last completion is done, in any order, while others are still generated.
 
         Requests are taken from the iterable when there is room for them, and not all at once: which prompts a step
-        needs shows while it generates. None says that there is no request now and may be one after the next group;
-        it comes only while groups are in the making. The iterable's end is the end; closed before, all is given up.
+        needs shows while it generates. None says that there is no request now and may be one after the next token
+        of those in the making. What the iterable raises ends the rollout, and gives up what is in the making.
         What a request gives depends on weights, prompt and seeds, not on what it shares a batch with.
         """
         ...
