@@ -93,43 +93,59 @@ ALONE = Ranks()
 
 
 class RankLog:
-    """What every rank says one after the other, and all read in the same order, each when it wants to.
+    """What the ranks have to say, numbered: all read it in the same order and decide alike, each in its own time."""
 
-    So that all ranks decide alike without going in step: a rank waits for what it reads and was not yet said.
-    """
-
-    def __init__(self, ranks: Ranks, name: str) -> None:
-        self._ranks, self._name = ranks, name
-        self._said: list[Any] = []
+    def __init__(self, ranks: Ranks, name: str, in_turn: bool) -> None:
+        """`in_turn`: the ranks' words alternate, whoever is quicker; else they are in the order in which they came."""
+        self._ranks, self._name, self._in_turn = ranks, name, in_turn
+        self._own: dict[int, object] = {}
+        """By number, what this rank said."""
         self.num_read = 0
+        self.num_own_read = 0
 
     @property
     def num_said(self) -> int:
-        return len(self._said)
+        """By this rank."""
+        return len(self._own)
 
-    def say(self, value: object) -> None:
-        if self._ranks.size > 1:
-            self._ranks.store().set(self._key(self._ranks.rank, len(self._said)), pickle.dumps(value).hex())
-        self._said.append(value)
+    @property
+    def is_our_turn(self) -> bool:
+        """Whether all wait for this rank."""
+        return self._in_turn and self.num_read == self.num_said * self._ranks.size + self._ranks.rank
 
-    def read(self) -> list[Any]:
-        """The next word of every rank, in their order; this one must have said its own."""
+    @property
+    def has_next(self) -> bool:
+        """Whether `read` would return at once."""
+        if self.num_read in self._own or self._ranks.size == 1:
+            return self.num_read in self._own
+        return self._ranks.store().check([self._key(self.num_read)])
+
+    def say(self, word: object) -> None:
+        number = self.num_said * self._ranks.size + self._ranks.rank
         if self._ranks.size > 1:
-            store = self._ranks.store()
-            told = [store.get(self._key(rank, self.num_read)) for rank in range(self._ranks.size)]
-            words = [pickle.loads(bytes.fromhex(word.decode())) for word in told]
+            if not self._in_turn:
+                number = self._ranks.store().add(self._key("count"), 1) - 1
+            self._ranks.store().set(self._key(number), pickle.dumps((self._ranks.rank, word)).hex())
+        self._own[number] = word
+
+    def read(self) -> tuple[int, Any]:
+        """The next word, waited for, and whose it is."""
+        if self.num_read in self._own:
+            rank, word = self._ranks.rank, self._own[self.num_read]
+            self.num_own_read += 1
         else:
-            words = [self._said[self.num_read]]
+            rank, word = pickle.loads(bytes.fromhex(self._ranks.store().get(self._key(self.num_read)).decode()))
         self.num_read += 1
-        return words
+        return rank, word
 
     def forget(self) -> None:
         """Once no rank reads any more."""
-        for number in range(len(self._said)) if self._ranks.size > 1 else ():
-            self._ranks.store().delete_key(self._key(self._ranks.rank, number))
+        if self._ranks.size > 1:
+            for key in [*self._own, *(["count"] if self._ranks.is_main else [])]:
+                self._ranks.store().delete_key(self._key(key))
 
-    def _key(self, rank: int, number: int) -> str:
-        return f"{self._name}/{rank}/{number}"
+    def _key(self, number: object) -> str:
+        return f"{self._name}/{number}"
 
 
 @contextmanager

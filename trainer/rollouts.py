@@ -131,7 +131,7 @@ class _Collection:
         """When by the clock their verdicts are waited for."""
         self._clock = 0
         """Of the engine: how often it had room and asked in vain, as it does after every token."""
-        self._verdicts = RankLog(collector.ranks, f"step {step}")
+        self._verdicts = RankLog(collector.ranks, f"step {step}", in_turn=collector.engine.repeatable)
         """The same of all ranks, judged."""
         self._share = _Share(RewardStats(), {})
         self._refill, self._carried = start_refill(
@@ -159,7 +159,7 @@ class _Collection:
 
     def result(self) -> Collected:
         """The same on every rank."""
-        unread = [scoring for scoring in self._finished[self._verdicts.num_read :] if scoring is not None]
+        unread = [scoring for scoring in self._finished[self._verdicts.num_own_read :] if scoring is not None]
         self._collector.under_way = {scoring.group.index: scoring for scoring in unread}
         self._share.groups |= {scoring.group.index: scoring.group for scoring in unread}
         shares = self._collector.ranks.gather(self._share)
@@ -209,7 +209,7 @@ class _Collection:
         """
         while not self._is_done:
             self._say()
-            if self._must_read():
+            if self._is_due():
                 self._read()
             elif self._requests:
                 yield self._requests.popleft()
@@ -220,18 +220,18 @@ class _Collection:
                 self._read()
         raise _Done
 
-    def _must_read(self) -> bool:
-        """Whether this is the place to read a verdict, and to wait for it.
+    def _is_due(self) -> bool:
+        """Whether to read a verdict here. Where a run can be repeated it is at a fixed place, and waited for: when the
+        engine has gone on for `PATIENCE` times as many steps as one of this rank's groups took.
 
-        It is where the engine has gone on for `PATIENCE` times as many steps as the group took: graders have had time,
-        and the few groups that take longest hold up neither a step that is full without them nor what is drawn for
-        those dropped. Other ranks may have three times as many left: while they are waited for, an engine stands still.
+        So graders have time, and the few groups that take longest hold up neither a step that is full without them nor
+        what is drawn for those dropped.
         """
-        num_left, number = len(self._unfinished), self._verdicts.num_read
+        if not self._collector.engine.repeatable:
+            return self._verdicts.has_next
+        number = self._verdicts.num_own_read
         num_unread = len(self._finished) - number
-        if num_unread > self._config.reward.max_concurrency:
-            return True
-        return num_unread > (0 if len(self._loads) == 1 else 2 * num_left) and self._clock >= self._due[number]
+        return num_unread > self._config.reward.max_concurrency or (num_unread > 0 and self._clock >= self._due[number])
 
     def _send(self, group: RolloutGroup) -> None:
         scoring = self._collector.under_way.get(group.index)
@@ -240,33 +240,34 @@ class _Collection:
         self._finished.append(scoring)
         self._due.append(self._clock + PATIENCE * max(len(rollout.token_ids) for rollout in group.rollouts))
 
-    def _say(self, num_waited_for: int = 0) -> None:
-        """Tell the verdicts that are there, in their order, and those that are waited for."""
+    def _say(self, wait: bool = False) -> None:
+        """Tell the verdicts that are there, in their order; the first is waited for if told so."""
         while (number := self._verdicts.num_said) < len(self._finished):
             scoring = self._finished[number]
-            if scoring is None:
-                self._verdicts.say(None)
-            elif number < num_waited_for or scoring.answer.done():
-                self._verdicts.say(_outline(self._collector.scorer.result(scoring, RewardStats())))
-            else:
+            if scoring is not None and not wait and not scoring.answer.done():
                 break
+            waited = RewardStats()  # all else counts once it is read
+            self._verdicts.say(scoring and _outline(self._collector.scorer.result(scoring, waited)))
+            self._share.rewards.wait_s += waited.wait_s
+            wait = False
 
     def _read(self) -> None:
-        """The next verdict of every rank, waited for; then draw prompts for what is dropped."""
-        number = self._verdicts.num_read
-        if number == len(self._finished):
+        """The next verdict, waited for; then draw prompts for what is dropped."""
+        if self._verdicts.is_our_turn and self._verdicts.num_said == len(self._finished):
             self._finished.append(None)
             self._due.append(self._clock)
-        if (scoring := self._finished[number]) is not None:
-            group = self._collector.scorer.result(scoring, self._share.rewards)
-            self._share.groups[group.index] = group
-        self._say(number + 1)
-        for rank, outline in enumerate(self._verdicts.read()):
-            if outline is not None:
-                self._loads[rank] -= 1
-                self._num_unknown += sum(rollout.reward is None for rollout in outline.rollouts)
-                self._refill = add(self._refill, outline, self._config.filter)
-        self._ask()
+        if not self._verdicts.has_next:
+            self._say(wait=True)
+        rank, outline = self._verdicts.read()
+        if outline is not None:
+            if rank == self._collector.ranks.rank:
+                scoring = self._finished[self._verdicts.num_own_read - 1]
+                assert scoring is not None  # or its outline had been
+                self._share.groups[outline.index] = self._collector.scorer.result(scoring, self._share.rewards)
+            self._loads[rank] -= 1
+            self._num_unknown += sum(rollout.reward is None for rollout in outline.rollouts)
+            self._refill = add(self._refill, outline, self._config.filter)
+            self._ask()
 
     def _ask(self) -> None:
         """Draw the prompts that are still needed."""

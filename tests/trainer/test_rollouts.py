@@ -39,6 +39,7 @@ class FakeEngine:
     policy_version: int = 0
     in_order: bool = False
     endless: int | None = None
+    repeatable: bool = True
     num_nones: int = 0
     most_at_once: int = 0
 
@@ -278,29 +279,28 @@ def test_ranks_train_on_the_same_groups(oversample: float) -> None:
         assert [g.index for g in ours.refill.decided] == [g.index for g in expected.refill.decided]
 
 
-def test_a_rank_replaces_what_is_dropped_while_another_is_at_its_longest_group() -> None:
-    """Index 0 ends on its rank only once the other has judged a replacement."""
-    engines = [FakeEngine(room=8, in_order=True, endless=0), FakeEngine(room=8, in_order=True)]
-    replaced = threading.Event()
-    one = config()
+@pytest.mark.parametrize(("surplus", "endless"), [(1.0, 0), (2.0, 8)])
+def test_ranks_wait_for_no_longest_group(surplus: float, endless: int) -> None:
+    """It ends only once a replacement was judged by the other rank, or never, where it is surplus."""
+    engines = [FakeEngine(8, in_order=True, endless=endless, repeatable=False), FakeEngine(8, repeatable=False)]
+    one = config(filter__oversample=surplus)
     dropped = {prompt.id for prompt in PromptSource({"words": PROMPTS}, 0).next_batch(8, one.data.shares, None)[1:4]}
-
-    def judge_three_equal(item: Item, completion: str) -> float:
-        return float(item.id not in dropped and completion == item.completions[0])
 
     class Watched(FakeService):
         def score(self, items: Sequence[Item], *, deadline_s: float, request_id: str) -> ScoreResponse:
-            if int(request_id.split("-")[2]) >= 8:
-                replaced.set()
+            if surplus == 1 and int(request_id.split("-")[2]) >= 8:
+                engines[0].endless = None
             return super().score(items, deadline_s=deadline_s, request_id=request_id)
 
+    def judge_some_equal(item: Item, completion: str) -> float:
+        return float(completion == item.completions[0] and (surplus > 1 or item.id not in dropped))
+
     with ThreadPoolExecutor(2) as pool:
-        parts = [
-            pool.submit(
-                collector(Watched(judge_three_equal), one, engine, InThread(rank, 2)).collect, 1, RunState(), one
-            )
-            for rank, engine in enumerate(engines)
+        making = [
+            collector(Watched(judge_some_equal), one, engine, InThread(rank, 2)) for rank, engine in enumerate(engines)
         ]
-        assert replaced.wait(60)
-        engines[0].endless = None
-        assert [len(part.result().refill.accepted) for part in parts] == [8, 8]
+        parts = [pool.submit(part.collect, 1, RunState(), one) for part in making]
+        first, second = (part.result() for part in parts)
+    assert shown([first]) == shown([second])
+    assert [g.index for g in first.refill.accepted] == ([0, *range(4, 11)] if surplus == 1 else list(range(8)))
+    assert not any(g.rollouts for g in first.carry if g.index == endless)

@@ -33,6 +33,10 @@ class RolloutRequest:
 
 
 class Engine(Protocol):
+    repeatable: bool = False
+    """Whether a request always gives the same to the last bit. Only then is it worth waiting for graders and for other
+    ranks at fixed places, so that a run is the same again."""
+
     def rollout(
         self, requests: Iterable[RolloutRequest | None], sampling: Sampling
     ) -> Generator[RolloutGroup, None, None]:

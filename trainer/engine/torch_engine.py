@@ -29,6 +29,8 @@ class _Completion:
 class TorchEngine(Engine):
     """Holds a model of its own, so that weights really have to be pushed. Always float32 or what the model is in."""
 
+    repeatable = True
+
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_rows: int) -> None:
         model.set_attn_implementation("slots")
         fuse_norms(model)

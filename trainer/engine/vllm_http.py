@@ -24,6 +24,8 @@ from trainer.types import Rollout, RolloutGroup
 
 ROUTE = "/inference/v1/generate"
 """Tokens in, tokens out, with the name of the weights they came from."""
+POLL_S = 0.05
+"""There may be something new to ask for, or nothing more to wait for."""
 HEALTH_EVERY_S = 10.0
 MAX_BREAKS = 2
 """Connections of one completion: they may break by themselves once or twice."""
@@ -85,7 +87,8 @@ class VllmHttpEngine(Engine):
                     )
                 if not flight.num_running:
                     return
-                if (group := flight.land(*asking.next())) is not None:
+                landed = asking.next()
+                if landed is not None and (group := flight.land(*landed)) is not None:
                     yield group
 
     def _read(self, choice: dict[str, Any]) -> Rollout | None:
@@ -156,9 +159,12 @@ class _Asking:
     def begin(self, ticket: Ticket, body: dict[str, Any]) -> None:
         self._begin(partial(self._complete, ticket, body))
 
-    def next(self) -> tuple[Ticket, Rollout]:
-        """The next completion that is done. Raises what went wrong with any."""
-        done = self._runner.run(self._done.get())
+    def next(self) -> tuple[Ticket, Rollout] | None:
+        """The next completion that is done, or None after a while without. Raises what went wrong with any."""
+        try:
+            done = self._runner.run(asyncio.wait_for(self._done.get(), POLL_S))
+        except TimeoutError:
+            return None
         if isinstance(done, Exception):
             raise done
         return done
