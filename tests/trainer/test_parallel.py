@@ -15,6 +15,7 @@ from tests.trainer.ranks import fork_ranks, on_ranks
 from tests.trainer.tiny import FakeService, metrics_of, run_config, train_quietly
 from tests.verifier_service.service_process import ServiceProcess
 from trainer import era, tensor_files
+from trainer.engine.torch_engine import TorchEngine
 from trainer.errors import ConfigError
 from trainer.files import sha256_of_folder
 from trainer.ledger import read_ledger
@@ -97,6 +98,13 @@ def test_two_ranks_train_as_one(runs: dict[int, Path]) -> None:
     assert_alike(two, one)
     texts = [{p.name: p.read_text() for p in (runs[n] / "rollouts").glob("*")} for n in (1, 2)]
     assert texts[0] == texts[1], "the same groups in the same order"
+
+
+def test_two_ranks_that_do_not_wait_for_each_other_train_as_one(tmp_path: Path, runs: dict[int, Path]) -> None:
+    """As with an engine that is not repeatable: verdicts are read as they come."""
+    run_dir = tmp_path / "run"
+    assert run_on(2, run_dir, lambda rank: setattr(TorchEngine, "repeatable", False)) == 0
+    assert_alike(metrics_of(run_dir), metrics_of(runs[1]))
 
 
 def test_only_one_rank_writes_the_ledger(runs: dict[int, Path]) -> None:
