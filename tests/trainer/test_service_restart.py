@@ -3,10 +3,12 @@
 import json
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 
 from tests.trainer.tiny import metrics_of, run_config
@@ -45,7 +47,8 @@ class Faulty:
 
     def kill(self) -> None:
         for process in self.service.family():
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # it may end by itself, or with the one before it
+                process.kill()
         self.service.process.wait()
 
     def score(self, items: Sequence[Item], *, deadline_s: float, request_id: str) -> ScoreResponse:
