@@ -1,7 +1,8 @@
 """The real vLLM as servers of their own: started, given weights, asked, killed, started again."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -93,6 +94,25 @@ def test_weights_arrive_after_some_that_the_server_could_not_take(served: Fixtur
     with pytest.raises(httpx.HTTPStatusError):
         served.server.post("/update_weights", {"update_info": {"path": "/nowhere"}})
     assert push_weights(served.policy, served.engine, 4, PROBE, TOLERANCE) < TOLERANCE
+    assert largest_error(rolled(served.engine), served.policy) < TOLERANCE
+
+
+def test_a_server_killed_in_the_middle_of_a_push_is_started_again_and_given_the_weights(
+    served: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push_weights(served.policy, served.engine, 3, PROBE, TOLERANCE)
+    first, true = served.server.process, FilesChannel.send
+    assert first is not None
+
+    def killing(channel: FilesChannel, weights: Any, servers: Sequence[Server]) -> list[Server]:
+        if served.server.process is first:
+            first.kill()
+            first.wait()
+        return true(channel, weights, servers)
+
+    monkeypatch.setattr(FilesChannel, "send", killing)
+    assert push_weights(served.policy, served.engine, 4, PROBE, TOLERANCE) < TOLERANCE
+    assert served.server.process is not first
     assert largest_error(rolled(served.engine), served.policy) < TOLERANCE
 
 
