@@ -151,8 +151,11 @@ def evaluated_quantity(text: str) -> Number | None:
 def without_unit(text: str) -> tuple[str, str]:
     """An expression and the unit behind it ("" for none): "6\\sqrt{3} \\text{ cm}" -> ("6\\sqrt{3}", "\\text{ cm}")."""
     match = _EXPRESSION_AND_UNIT.fullmatch(text) if len(text) <= _MAX_EXPRESSION_CHARS else None
-    value, unit = match.group("value", "unit") if match else (text, "")
-    if unit and value[-1] not in "+-*/^_(=,<>" and (parse_unit(unit) is not None or is_unit(unit.strip(), spaced=True)):
+    if match is None or not match["unit"]:
+        return text, ""
+    value, unit = match.group("value", "unit")
+    known = parse_unit(unit) is not None if r"\frac" in unit else is_unit(unit.strip(), spaced=True)
+    if known and value[-1] not in "+-*/^_(=,<>":
         return value, unit.strip()
     return text, ""
 

@@ -92,7 +92,7 @@ _WORDS = {
         "seventeen eighteen nineteen twenty".split()
     )
 }
-_WORD = re.compile(rf"({'|'.join(_WORDS)})(?![a-z-])", re.IGNORECASE)
+_WORD = re.compile(rf"({'|'.join(_WORDS)})(?![a-z-]| (?:{'|'.join(_WORDS)})\b)", re.IGNORECASE)
 
 
 def is_number_word(text: str) -> bool:
@@ -158,11 +158,12 @@ _UNIT = re.compile(
 _LOOSE_DIGIT = re.compile(r"(?<![\^{(A-Za-z-]) ?(?<![\^{(A-Za-z-])\d|[A-Za-z]{2} \d")
 _LETTER_UNITS = frozenset(
     "m g s h N J W V A K C F T L l M G Pa Hz eV ms us ns ps in mi yd hp pF nF mF mC ng pg dL cL mN mT mH Gy Sv Bq Wh ly"
-    " pc Da".split()
+    " pc Da um uA uF uL uC".split()
 )
 """Letters that are a unit behind a space; "3ms" may be a product."""
 
 
+_UPRIGHT_LETTER = re.compile(r" *\\text ?\{ ?([A-Za-z]) ?\}(?! ?\\Omega)")
 _LARGE_OHMS = re.compile(r"[kM] ?\\Omega")
 _DEGREE = re.compile(r"\^ ?\{? ?\\circ")
 
@@ -171,6 +172,8 @@ def is_unit(tail: str, *, spaced: bool) -> bool:
     """Whether `tail` reads as a unit or a counted thing, rather than as a factor or a second answer."""
     if not _UNIT.fullmatch(tail) or _NOT_UNITS.search(tail) or _LOOSE_DIGIT.search(tail):
         return False
+    if upright := _UPRIGHT_LETTER.match(tail):
+        return upright[1] in _LETTER_UNITS or upright[1] in "tduHSBR"
     first = re.match(r"[A-Za-z]+", tail)
     if first is None:
         return tail[0] in "\\Å" or bool(_DEGREE.match(tail)) or "\u4e00" <= tail[0] <= "\u9fff"

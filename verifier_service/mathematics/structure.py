@@ -159,7 +159,7 @@ def _as_point(node: Node, other: Node) -> Node:
     if other.op != "group" or other.value != "()" or not node.args:
         return node
     if node.args[-1].op == "group":
-        named = node.op == "mul" and len(node.args) == 2 and node.args[0].op == "sym"
+        named = node.op == "mul" and len(node.args) == 2 and str(node.args[0].value).isupper()
         return node.args[-1] if named or (node.value == r"\{\}" and len(node.args) == 1) else node
     if node.op == "list" and all(is_equation(arg) and arg.args[0].op == "sym" for arg in node.args):
         return Node("list", tuple(sorted(node.args, key=lambda arg: str(arg.args[0].value))), node.value)
