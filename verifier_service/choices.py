@@ -16,6 +16,10 @@ _EXPLAINS = re.compile(
     r"|which|while|whereas|unlike|but)\b|不",
     re.IGNORECASE,
 )
+# "B, but it could be C"
+_SECOND_THOUGHT = re.compile(
+    r"\b(?:(?:could|may|might)(?: also)? be|maybe|perhaps|possibly),? (?:option |choice )?\(?(?P<letter>[A-Z])(?![\w'])"
+)
 # Another letter within three words of the chosen one is a second choice, unless these words set it aside.
 _NEXT_LETTER = re.compile(r"\W*(?P<between>(?:[A-Za-z']{2,12}\W+){0,3}?)[\[(]?(?![AI] [a-z])(?P<letter>[A-Z])(?![\w'])")
 _SETS_ASIDE = re.compile(
@@ -56,7 +60,7 @@ def chosen(answer: str, options: Sequence[str] | None) -> str | None:
     if letter not in known or (bare and named["letter"].islower() and re.match(r" ?[^\W\d_]", rest)):
         return None
     said = _EXPLAINS.split(rest, maxsplit=1)[0]
-    others = {match["letter"] for match in _OTHER_LETTER.finditer(said)}
+    others = {match["letter"] for match in (*_OTHER_LETTER.finditer(said), *_SECOND_THOUGHT.finditer(rest))}
     if _ONLY_LETTERS.fullmatch(said):
         others |= {letter.upper() for letter in re.findall(r"\b[A-Za-z]\b", said)}
     following = _NEXT_LETTER.match(rest)

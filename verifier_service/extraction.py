@@ -198,7 +198,8 @@ MAX_STATED_CHARS = 2000
 # What may stand between boxes that are one answer: punctuation, layout, and words that list or hedge.
 _JOINT = re.compile(
     r"(?:[\s$,;.&|*/()\[\]\\:—–-]|\\(?:quad|qquad|text|textbf|mathrm|mbox)(?![a-zA-Z])|[{}]"
-    r"|\b(?:and|or|also|alternatively|either|maybe|perhaps|possibly|otherwise|und|oder|et|ou|y|o)\b|[和或与])*",
+    r"|\b(?:and|or|also|alternatively|either|maybe|perhaps|possibly|otherwise|und|oder|et|ou|y|o)\b|[和或与]"
+    r"|\b(?:first|second|third|another|option|candidate|guess|possibility)\b|(?<=\n)\d{1,2}(?=[.)]))*",
     re.IGNORECASE,
 )
 _HEDGE = re.compile(r"\b(?:or|alternatively|either|maybe|perhaps|possibly|otherwise|oder|ou)\b|或", re.IGNORECASE)
@@ -301,6 +302,8 @@ _CHOICE_STATED = re.compile(
     r"(?:\b(?:answer|option|choice|correct (?:one|letter))\b[*_\" ]{0,4}(?:(?:selected|chosen)[*_ ]{0,3})?"
     r"(?:(?:(?:\bis\b|:|=|：)[*_ ]{0,4}){1,2}|(?=\n))(?:for sure |definitely |clearly |most likely |probably )?"
     r"|(?:答案|选择?)(?:是|为|：|:)*|(?=\boption \(?[A-J]\)? is (?:the )?(?:correct|right|best|answer))"
+    r"|\b(?:therefore|thus|hence|so),? (?=[A-J] is (?:the )?(?:correct|right|best|answer))"
+    r"|(?=\b[A-J] is the (?:correct|right|best) (?:answer|option|choice))"
     r"|\b(?:réponse|respuesta|antwort|risposta|resposta)\b[*_ ]{0,4}(?:est|es|ist|è|é|:)+|الإجابة:?"
     r"|\b(?:i think|therefore|so|thus)(?: it'?s| it is)|\bmatches option"
     r"|\b(?:settled? on|finali[sz]e|choose|go with|selects?|my choice is))\s{0,4}(?P<said>[^\n]{1,300})",

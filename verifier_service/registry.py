@@ -21,7 +21,7 @@ BUILT_IN: Mapping[str, str] = {
     "instruction": "verifier_service.verifiers.instruction:InstructionVerifier",
 }
 
-EXPLOITS_WITHSTOOD: Mapping[str, int] = {"math": 129, "code": 58, "stem": 58, "logic": 112, "instruction": 63}
+EXPLOITS_WITHSTOOD: Mapping[str, int] = {"math": 131, "code": 58, "stem": 59, "logic": 112, "instruction": 63}
 """How many cheats the project's tests show each kind to withstand: the lines of `tests/verifier_service/exploits` (each
 with an honest twin that is paid) and the exploits among the `cases`."""
 

@@ -53,7 +53,7 @@ _SUPERSCRIPTS = str.maketrans("⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "+-0123456789
 _RENAMED: tuple[tuple[str, str], ...] = (
     ("left right bigl bigr Bigl Bigr biggl biggr big Big bigg Bigg displaystyle textstyle limits mathring", ""),
     ("large Large LARGE huge checkmark blacksquare", ""),
-    ("mathbf boldsymbol bm mathit mathsf mathcal emph bf rm it", ""),
+    ("mathbf boldsymbol bm mathit mathsf mathtt mathcal emph bf rm it", ""),
     ("quad qquad enspace thinspace space nobreakspace", " "),
     ("dfrac tfrac cfrac nicefrac sfrac", r"\frac"),
     ("dbinom tbinom", r"\binom"),
@@ -87,7 +87,7 @@ _RENAMED: tuple[tuple[str, str], ...] = (
 )
 _COMMANDS = {name: text for names, text in _RENAMED for name in names.split()}
 _MARKS = dict.fromkeys(",;: &", " ") | dict.fromkeys("!()[]$#", "") | {"%": "%", "_": "_"}
-_LATEX = re.compile(r"\\\\|,\s*\\!\s*|\\(?P<name>[A-Za-z]+)\*?(?P<gap> *)|\\(?P<mark>[,;: !()\[\]%$&#_])|\{,\}|\$|~")
+_LATEX = re.compile(r"\\\\|,\s*\\!\s*|\\(?P<name>[A-Za-z]+)\*?(?P<gap> *)|\\(?P<mark>[,;: !()\[\]%$&#_])|\{[,:]\}|\$|~")
 _SPACES = re.compile(r" {2,}")
 TEXT_COMMAND = re.compile(r"\\text ?\{((?:[^{}]|\{[^{}]{0,40}\}){0,400}+)\}")
 """Text within mathematics, in canonical notation; group 1 is what it says."""
@@ -105,7 +105,7 @@ def _latex(match: re.Match[str]) -> str:
     token = match.group()
     if token == r"\\":
         return token  # the next row of a matrix
-    return "," if token[0] in ",{" else " " if token == "~" else ""
+    return token.strip("{}")[0] if token[0] in ",{" else " " if token == "~" else ""
 
 
 _REPEATING = re.compile(r"(\d{0,12})\.(\d{0,12})\\(?:overline|bar|dot) ?\{? ?(\d{1,12}) ?\}?")
@@ -147,7 +147,7 @@ def canonical(text: str) -> str:
         text = text.replace("\n", " ").replace("\t", " ")
     if "\f" in text or "\b" in text:
         text = text.translate(_CONTROLS)
-    if "\\" in text or "$" in text or "~" in text or "{,}" in text:
+    if "\\" in text or "$" in text or "~" in text or "{,}" in text or "{:}" in text:
         if "\\\\" in text and r"\begin" not in text:
             text = _DOUBLED.sub(r"\\", text)
         if r"\end" in text and "&" not in text:
