@@ -44,9 +44,9 @@ class GlooChannel(NcclChannel):
         # ends when the others are gone.
         return SimpleNamespace(broadcast=group.broadcast, destroy=lambda: LEFT.append(group))
 
-    def _broadcast(self, tensors: Any) -> None:
+    def _broadcast(self, group: Any, tensors: Any) -> None:
         for tensor in tensors:
-            self._group.broadcast(tensor, 0).wait()
+            group.broadcast(tensor, 0).wait()
 
 
 class GlooVllm(StubVllm):

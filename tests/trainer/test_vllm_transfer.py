@@ -50,7 +50,7 @@ def stubs() -> Iterator[list[StubVllm]]:
 def channel(monkeypatch: pytest.MonkeyPatch) -> NcclChannel:
     made = NcclChannel(torch.device("cpu"))
     monkeypatch.setattr(made, "_open", lambda common: Broadcast())
-    monkeypatch.setattr(made, "_broadcast", lambda tensors: None)
+    monkeypatch.setattr(made, "_broadcast", lambda group, tensors: None)
     return made
 
 
@@ -123,7 +123,7 @@ def test_weights_reach_the_others_where_one_server_fails_and_nccl_waits_for_it(
     monkeypatch.setattr(channel, "_open", lambda common: opened.append(Broadcast()) or opened[-1])
     patched = "_open" if "init" in route else "_broadcast"
     true, waits = getattr(channel, patched), iter([True, True, False])
-    monkeypatch.setattr(channel, patched, lambda what: never() if next(waits) else true(what))
+    monkeypatch.setattr(channel, patched, lambda *what: never() if next(waits) else true(*what))
     stubs[0].statuses[route] = 500
     before = set(threading.enumerate())
     engine.push(WEIGHTS, 0)
@@ -154,7 +154,7 @@ def test_a_broadcast_that_never_ends_is_given_up(
     """No server says anything; the time limit is the trainer's."""
     opened: list[Broadcast] = []
     monkeypatch.setattr(channel, "_open", lambda common: opened.append(Broadcast()) or opened[-1])
-    monkeypatch.setattr(channel, "_broadcast", lambda _: opened[-1].destroyed.wait())
+    monkeypatch.setattr(channel, "_broadcast", lambda group, _: group.destroyed.wait())
     true = channel.send
 
     def send(*arguments: Any) -> list[Server]:

@@ -189,18 +189,20 @@ class NcclChannel:
                 "shapes": [list(tensor.shape) for tensor in tensors],
             }
             taking = {server: begin(server.post, "/update_weights", {"update_info": update}) for server in servers}
-            settle(begin(self._broadcast, tensors), taking)
+            settle(begin(self._broadcast, self._group, tensors), taking)
         except BrokenTransfer:
             self._leave()
             raise
         return list(servers)
 
-    def _broadcast(self, tensors: Sequence[torch.Tensor]) -> None:
-        torch.cuda.synchronize(self._device)  # this thread has a stream of its own, which does not wait for others
+    def _broadcast(self, group: Any, tensors: Sequence[torch.Tensor]) -> None:
+        """On a stream of its own: one that hangs holds up nothing else. On this group, whatever comes after it."""
         with torch.cuda.device(self._device):
+            torch.cuda.current_stream().synchronize()  # until the tensors are there
+            stream = torch.cuda.Stream()
             for tensor in tensors:
-                self._group.broadcast(tensor, src=0, stream=torch.cuda.current_stream())
-            torch.cuda.current_stream().synchronize()
+                group.broadcast(tensor, src=0, stream=stream)
+            stream.synchronize()
 
 
 Channel = FilesChannel | NcclChannel
