@@ -25,7 +25,7 @@ SHARED_REASONS: Mapping[str, str] = {
     "no_think_end": "`thinking` is `require` and the completion has no `</think>`",
     "no_answer": "no answer was found in the completion",
     "unjudgeable_answer": "this answer broke the grader while a harmless one does not",
-    "grader_limit": "grading this answer alone hit the grader's own limit or killed its worker, twice",
+    "grader_limit": "grading this answer alone hit the grader's own limit or killed its worker, again and again",
     "grader_bug": "error: the grader is broken for this task",
     "sandbox": "error: the sandbox is unavailable on this worker",
     "deadline": "error: the deadline passed before the item was dispatched to a grader",

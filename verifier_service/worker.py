@@ -4,7 +4,7 @@ What goes wrong, and what becomes of it:
     grader hits a limit or dies   the completion it was at goes to the queue alone; the others continue here
     ... alone                     `incorrect`, `grader_limit` (a death that no limit explains: at the second)
     this process is killed        its lease runs out, the supervisor gives the chunk back (`supervisor.py`)
-    a chunk has killed two        it is split into single completions; one that alone killed two is `grader_limit`
+    a chunk has killed two        it is split into single completions; one that alone killed four is `grader_limit`
 """
 
 import contextlib
@@ -43,8 +43,9 @@ from verifier_service.tracing import completed, set_up, span
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 2
-"""A chunk that was taken so often and never finished has killed its workers."""
+MAX_ATTEMPTS, MAX_ATTEMPTS_ALONE = 2, 4
+"""A chunk that was taken so often and never finished has killed its workers. Alone more often: those whose workers an
+operator, or a neighbour who takes all memory, kills again and again are not to look guilty."""
 MAX_DEATHS_ALONE = 2
 """A grader that dies with one completion without having hit a limit of ours may have been killed by accident (by the
 kernel short of memory, by an operator), so that one more death is needed than with a limit."""
@@ -190,7 +191,7 @@ class GradingWorker(SimpleWorker):
         self._report(job, header, lines, body, alone)
 
     def _judge(self, chunk_id: str, header: Header, body: bytes, attempts: int) -> tuple[dict[int, Line], list[int]]:
-        if attempts <= MAX_ATTEMPTS:
+        if attempts <= (MAX_ATTEMPTS_ALONE if header.alone else MAX_ATTEMPTS):
             # A chunk that killed a worker is not made to wait for the locks of the dead one.
             header = replace(header, share=header.share and attempts == 1 and not header.alone)
             return self._grade_all(chunk_id, header, body)
