@@ -4,17 +4,13 @@ import re
 from itertools import pairwise
 
 from verifier_service.instructions import sentences
-from verifier_service.instructions.tokens import MARKS, Count, by_name, without_punctuation
+from verifier_service.instructions.tokens import MARKS, Count, by_name, in_a_row, without_punctuation
 
 
 def alliteration_increment(text: str) -> bool:
     """Each sentence has more alliterating words than the one before, every run of n counting n."""
     counts = [_alliterating(sentence) for sentence in sentences.split(text)]
     return all(one < other for one, other in pairwise(counts))
-
-
-def alliteration_increment_repaired(text: str) -> bool:
-    return len(sentences.split(text)) > 1 and alliteration_increment(text)
 
 
 def _alliterating(sentence: str) -> int:
@@ -39,10 +35,5 @@ def increment(text: str, small_n: Count) -> bool:
     return all(other == one + small_n for one, other in pairwise(counts))
 
 
-def increment_repaired(text: str, small_n: Count) -> bool:
-    return len(sentences.split(text)) > 1 and increment(text, small_n)
-
-
 CHECKERS = by_name("sentence", alliteration_increment, keyword, increment)
-REPAIRED = by_name("sentence", alliteration_increment_repaired, increment_repaired)
-"""One sentence alone is no row of them."""
+REPAIRED = by_name("sentence", in_a_row(alliteration_increment), in_a_row(increment))

@@ -3,7 +3,7 @@
 import re
 import string
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Annotated, Literal
 
 from nltk.tokenize.destructive import NLTKWordTokenizer
@@ -31,6 +31,11 @@ _CONTRACTED = frozenset({"cannot", "gimme", "gonna", "gotta", "lemme", "wanna"})
 def by_name(family: str, *checkers: Check) -> dict[str, Check]:
     """The checkers of a family by id, which is family and function name; a mended one has the id of what it mends."""
     return {f"{family}:{checker.__name__.removesuffix('_repaired')}": checker for checker in checkers}
+
+
+def in_a_row(check: Check) -> Check:
+    """The check of a row of sentences, mended: one alone is no row."""
+    return wraps(check)(lambda text, **arguments: len(sentences.split(text)) > 1 and check(text, **arguments))
 
 
 def compares(count: int, relation: Relation, threshold: int) -> bool:

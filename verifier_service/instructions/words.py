@@ -10,7 +10,7 @@ import syllapy
 from pydantic import Field
 
 from verifier_service.instructions import sentences
-from verifier_service.instructions.tokens import MARKS, Count, by_name, treebank_words, without_punctuation
+from verifier_service.instructions.tokens import MARKS, Count, by_name, in_a_row, treebank_words, without_punctuation
 from verifier_service.instructions.wordlists import IMPERATIVES, NO_PARTICIPLES
 
 _CLUSTER = re.compile(r"[b-df-hj-np-tv-z]{2}")
@@ -77,10 +77,6 @@ def last_first(text: str) -> bool:
     return True
 
 
-def last_first_repaired(text: str) -> bool:
-    return len(sentences.split(text)) > 1 and last_first(text)
-
-
 def paragraph_last_first(text: str) -> bool:
     lines = (line.strip().lower().strip(MARKS).split() for line in text.split("\n"))
     return all(words[0] == words[-1] for words in lines if words)
@@ -118,4 +114,4 @@ CHECKERS = by_name(
     "words", alphabet, vowel, consonants, palindrome, prime_lengths, start_verb, repeats, odd_even_syllables,
     last_first, paragraph_last_first, no_consecutive, keywords_specific_position, words_position
 )  # fmt: skip
-REPAIRED = by_name("words", vowel_repaired, last_first_repaired, words_position_repaired)
+REPAIRED = by_name("words", vowel_repaired, in_a_row(last_first), words_position_repaired)
