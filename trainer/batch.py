@@ -43,6 +43,7 @@ def build_batch(
         microbatches=tuple(pack(row or [_nothing(samples[0])]) for row in rows),
         num_loss_tokens=sum(len(s.token_ids) for s in trained),
         num_sequences=len(trained),
+        group_ids=frozenset(s.group_index for s in trained),
     )
 
 

@@ -144,6 +144,8 @@ class TrainingBatch:
     """Completion tokens with `loss_mask`, all ranks."""
     num_sequences: int
     """Sequences with at least one loss token, all ranks."""
+    group_ids: frozenset[int]
+    """Of these sequences."""
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,20 @@
 """The optimizer steps of a training step."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from tests.trainer.tiny import tiny_model
-from trainer.batch import build_batches
+from trainer import update
+from trainer.batch import build_batches, pack
 from trainer.config import LossConfig, OptimizerConfig
+from trainer.parallel import ALONE, Ranks
 from trainer.policy import Policy
-from trainer.types import TrainingSample, UpdateStats
+from trainer.types import Microbatch, TrainingSample, UpdateStats
 from trainer.update import configure, make_optimizer, update_policy
 
 
@@ -75,6 +79,63 @@ def test_old_logprobs_are_those_before_the_first_update() -> None:
     tight = LossConfig(clip_low=1e-6, clip_high=1e-6)
     assert updated(1, 10_000, tight)[0].means["clip_high_frac"] == 0
     assert updated(2, 10_000, tight)[0].means["clip_high_frac"] > 0
+
+
+def of_policy(made: Sequence[TrainingSample]) -> list[TrainingSample]:
+    """As the policy of `updated` would have sampled them."""
+    policy = Policy(tiny_model(0), 1.2)
+    with torch.no_grad():
+        return [replace(s, rollout_logprobs=tuple(policy.logprobs(pack([s])).tolist())) for s in made]
+
+
+class Counting(Policy):
+    """Counts the passes that only want log-probabilities."""
+
+    num_passes = 0
+
+    def logprobs(self, batch: Microbatch) -> torch.Tensor:
+        self.num_passes += 1
+        return super().logprobs(batch)
+
+
+def passes(made: Sequence[TrainingSample], ranks: Ranks = ALONE) -> tuple[int, list[torch.Tensor]]:
+    """For old log-probabilities in two updates of a microbatch each; and the weights after them."""
+    policy = Counting(tiny_model(0), 1.2)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+    batches = build_batches(made, 2, 10_000)
+    update_policy(policy, Policy(tiny_model(1), 1.2), optimizer, batches, LossConfig(kl_coef=0.1), 1.0, ranks)
+    return policy.num_passes, [p.detach() for p in policy.parameters()]
+
+
+def test_the_samplers_logprobs_are_the_old_ones_where_they_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = of_policy(samples())
+    num_passes, weights = passes(made)
+    assert num_passes == 0
+    monkeypatch.setattr(update, "SAME_NUMBERS", -1.0)
+    num_passes, expected = passes(made)
+    assert num_passes == 1
+    torch.testing.assert_close(weights, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("off", [1e-3, -1e-3, math.nan])
+def test_one_token_that_the_sampler_saw_otherwise_asks_for_the_old_policy(off: float) -> None:
+    first, *others = of_policy([s for s in samples() if s.in_loss])
+    logprobs = (*first.rollout_logprobs[:-1], first.rollout_logprobs[-1] + off)
+    assert passes([replace(first, rollout_logprobs=logprobs), *others])[0] == 1
+
+
+def test_a_group_of_which_the_first_update_sees_nothing_asks_for_the_old_policy() -> None:
+    """It may have been carried over, and sampled from the policy of an earlier step."""
+    made = of_policy([s for s in samples() if s.in_loss])
+    assert passes([made[0], replace(made[1], group_index=99), *made[2:]])[0] == 1
+
+
+def test_what_one_rank_saw_counts_for_all() -> None:
+    class Doubted(Ranks):
+        def gather(self, value: Any) -> list[Any]:
+            return [value, False] if isinstance(value, bool) else [value]
+
+    assert passes(of_policy(samples()), Doubted(0, 1))[0] == 1
 
 
 def test_without_batches_the_policy_stays() -> None:
