@@ -60,6 +60,7 @@ class WarmProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                process_group=0,  # who kills this process's whole group leaves it to end what its program has started
             )
         except OSError as error:  # a neighbour may have all processes that there are
             ours.close()

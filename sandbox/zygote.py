@@ -180,9 +180,11 @@ class Zygote:
         os._exit(child.finish(self._drivers[job.driver]))
 
     def _await(self, pid: int, job: Job) -> None:
-        watch(self._control, pid, with_pidfd=self._has_pidfds)
+        is_wanted = watch(self._control, pid, with_pidfd=self._has_pidfds)
         _, wait_status, usage = os.wait4(pid, 0)
         others_cpu_s = self._end_descendants() if job.may_fork else 0.0
+        if not is_wanted:
+            os._exit(0)
         said = self._shared[1:].rstrip(b"\0").decode(errors="replace") or "died before it was isolated"
         ended = {
             "wait_status": wait_status,
@@ -210,9 +212,10 @@ class Zygote:
             cpu_s += usage.ru_utime + usage.ru_stime
 
 
-def watch(control: socket.socket, pid: int, *, with_pidfd: bool) -> None:
+def watch(control: socket.socket, pid: int, *, with_pidfd: bool) -> bool:
     """Until the child has ended, which stays to be reaped: so its pid is nobody else's whenever it is killed. Answers
-    the supervisor meanwhile, and leaves with the child where that hangs up."""
+    the supervisor meanwhile; False where that has hung up."""
+    is_wanted = True
     events = select.poll()
     events.register(control, select.POLLIN)
     pidfd = os.pidfd_open(pid) if with_pidfd else None
@@ -231,10 +234,11 @@ def watch(control: socket.socket, pid: int, *, with_pidfd: bool) -> None:
             continue
         os.kill(pid, signal.SIGKILL)
         if message == b"":
-            os.waitpid(pid, 0)
-            os._exit(0)
+            is_wanted = False
+            events.unregister(control)
     if pidfd is not None:
         os.close(pidfd)
+    return is_wanted
 
 
 def _continue_as_first_process() -> None:

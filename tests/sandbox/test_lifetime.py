@@ -1,5 +1,7 @@
 """Who outlives whom: nothing outlives its supervisor, and nothing of the warm process's end is the program's fault."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,24 +25,28 @@ from sandbox.slots import Slots
 from sandbox.launch import Launch
 from tests.sandbox.runners import profile_of
 with Slots(profile_of(sys.argv[1]), 1).lend() as [process]:
-    with process.launch(Launch(inputs=(b"import time; time.sleep(60)",))) as running:
+    program = b"import os, time; os.fork() or os.setsid(); os.fork(); time.sleep(60)"
+    with process.launch(Launch(inputs=(program,), may_fork=True)) as running:
         running.cpu_time_s()
         print("running", flush=True)
         running.wait()
 """
 
 
+@pytest.mark.parametrize("group", [False, True], ids=["alone", "with_its_group"])
 @pytest.mark.parametrize("way", WAYS)
-def test_nothing_outlives_a_killed_supervisor(way: str) -> None:
+def test_nothing_outlives_a_killed_supervisor(way: str, group: bool) -> None:
     require(way)
     command = [sys.executable, "-c", SUPERVISOR, way]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as supervisor:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, process_group=0) as supervisor:
         assert supervisor.stdout is not None
         assert supervisor.stdout.readline() == "running\n"
-        family = psutil.Process(supervisor.pid).children(recursive=True)
-        assert len(family) >= 2
-        supervisor.kill()
-    _, alive = psutil.wait_procs(family, timeout=5)
+        deadline = time.monotonic() + 30
+        while len(family := psutil.Process(supervisor.pid).children(recursive=True)) < 5:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(supervisor.pid, signal.SIGKILL) if group else supervisor.kill()
+    _, alive = psutil.wait_procs(family, timeout=30)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
 
 
