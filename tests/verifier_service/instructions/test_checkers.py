@@ -79,7 +79,6 @@ def _is_linear(name: str, piece: str) -> bool:
 def _seconds(name: str, text: str) -> float:
     for cached in (sentences.split, tokens.treebank_words, detector.detected):
         cached.cache_clear()
-    gc.collect()
     gc.disable()  # a collection walks the whole test session, as often as it likes
     started = time.process_time()
     CHECKERS[name](text, **KWARGS[name])
