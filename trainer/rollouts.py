@@ -1,9 +1,9 @@
 """One step's groups: prompts are drawn, rolled out and judged, and drawn again for those that cannot be trained on.
 
 All of it overlaps: while the engine generates, finished groups are judged, and for those that are dropped other
-prompts go to the engine. Yet nothing depends on how quick a grader or a rank is. Each rank's verdicts have an order, in
-which its groups were finished; all ranks go through them side by side, one of every rank at a time, at fixed places of
-their own work, and draw the same prompts for it. And groups are decided in the order of their prompts.
+prompts go to the engine. All ranks read all verdicts in one order, and so draw the same prompts; and groups are decided
+in the order of their prompts, whoever was quick. With an engine that is repeatable, verdicts are read at fixed places,
+and a run is the same again to the last bit; with others as they come, and nobody waits before the step is full.
 """
 
 import time
